@@ -1,0 +1,57 @@
+//! The tables of everything a topology can name. Const slices, joined by the
+//! daemon and passed as a value; there is no registry.
+
+use crate::error::ConfigError;
+use crate::operator::{Input, OperatorPart};
+use crate::sink::SinkPart;
+use crate::source::SourcePart;
+use crate::task::{TaskPart, TaskScope};
+use crate::topology::key::Key;
+use crate::topology::node::{BuildContext, NodeConfig};
+
+/// A row of the catalog: what a `type = "…"` means.
+pub struct Row<Build: 'static> {
+    /// The word after `type =`.
+    pub name: &'static str,
+    /// One line for `tidegate list`.
+    pub summary: &'static str,
+    /// Its own keys; the keys that every node of the section has are added.
+    pub keys: &'static [Key],
+    /// A whole small topology that uses it; a test builds each.
+    pub example: &'static str,
+    /// Makes the part. Must not connect, read secrets or start anything.
+    pub build: Build,
+}
+
+/// Builds a source.
+pub type BuildSource = fn(&NodeConfig, &BuildContext) -> Result<SourcePart, ConfigError>;
+/// Builds an operator for these inputs.
+pub type BuildOperator = fn(&NodeConfig, &BuildContext, &[Input]) -> Result<OperatorPart, ConfigError>;
+/// Builds a sink for this input.
+pub type BuildSink = fn(&NodeConfig, &BuildContext, &Input) -> Result<SinkPart, ConfigError>;
+/// Builds a task of a flow.
+pub type BuildTask = fn(&NodeConfig, &BuildContext, &TaskScope) -> Result<TaskPart, ConfigError>;
+
+/// Everything that can be named.
+#[derive(Clone, Copy)]
+pub struct Catalog {
+    /// `[source.x] type = …`
+    pub sources: &'static [&'static [Row<BuildSource>]],
+    /// `[operator.x] type = …`
+    pub operators: &'static [&'static [Row<BuildOperator>]],
+    /// `[sink.x] type = …`
+    pub sinks: &'static [&'static [Row<BuildSink>]],
+    /// `[[flow.x.task]] type = …`
+    pub tasks: &'static [&'static [Row<BuildTask>]],
+}
+
+/// The row with this name in joined tables.
+#[must_use]
+pub fn find<Build>(tables: &'static [&'static [Row<Build>]], name: &str) -> Option<&'static Row<Build>> {
+    tables.iter().flat_map(|table| table.iter()).find(|row| row.name == name)
+}
+
+/// Every name in joined tables.
+pub fn names<Build>(tables: &'static [&'static [Row<Build>]]) -> impl Iterator<Item = &'static str> {
+    tables.iter().flat_map(|table| table.iter()).map(|row| row.name)
+}

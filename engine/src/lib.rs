@@ -1,0 +1,21 @@
+//! Tidegate's engine. It knows no protocol, no SQL and no file format.
+//!
+//! Read the nouns first ([`event`], [`time`], [`schema`], [`error`]), then the
+//! contracts ([`source`], [`operator`], [`sink`], [`task`]), then how a file
+//! becomes a plan ([`topology`]) and a plan runs ([`runtime`], [`flow`]).
+
+pub mod catalog;
+pub mod codec;
+pub mod diagnostic;
+pub mod error;
+pub mod event;
+pub mod expression;
+pub mod operator;
+pub mod schema;
+pub mod secret;
+pub mod sink;
+pub mod source;
+pub mod task;
+pub mod template;
+pub mod time;
+pub mod topology;

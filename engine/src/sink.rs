@@ -1,0 +1,55 @@
+//! The contract of a sink: where rows go out. Back-off, reopening, dead
+//! letters and metrics belong to the driver.
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use crate::error::ConnectorError;
+
+/// Writes rows to the outside.
+#[async_trait]
+pub trait Sink: Send {
+    /// Connects. Called again after `Lost`; then every batch since the last
+    /// successful `flush` is written again.
+    ///
+    /// # Errors
+    /// `Lost`: back off and open again; `Fatal`: the topology fails.
+    async fn open(&mut self) -> Result<(), ConnectorError>;
+
+    /// Takes rows with the schema of its input; may keep them until `flush`.
+    ///
+    /// # Errors
+    /// `Rejected`: these rows, and only these, were refused; the others of
+    /// the batch were taken.
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError>;
+
+    /// After it returns, everything written so far survives a crash of ours.
+    /// Called at each barrier, and soon after rows when no more are waiting.
+    ///
+    /// # Errors
+    /// As `write`.
+    async fn flush(&mut self, epoch: u64) -> Result<(), ConnectorError>;
+
+    /// The checkpoint of `epoch` is durable: publish what `flush(epoch)`
+    /// prepared. Idempotent; called again after a crash.
+    ///
+    /// # Errors
+    /// `Lost`: tried again.
+    async fn commit(&mut self, _epoch: u64) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    /// Lets go of the peer in good order, after a last `flush` and `commit`.
+    ///
+    /// # Errors
+    /// Logged; the topology stops all the same.
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}
+
+/// A sink, built and not yet open.
+pub struct SinkPart {
+    /// The sink.
+    pub sink: Box<dyn Sink>,
+}

@@ -1,0 +1,148 @@
+//! The contract of a source: where rows come in. Watermarks, back-off,
+//! back-pressure and metrics belong to the driver; a source only reads.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use crate::error::ConnectorError;
+use crate::schema::StreamSchema;
+
+/// Reads rows from outside.
+#[async_trait]
+pub trait Source: Send {
+    /// Connects and goes to `resume`, the last position that was committed to
+    /// a checkpoint, or to the configured start. Called again after `Lost`.
+    ///
+    /// # Errors
+    /// `Lost`: back off and open again; `Fatal`: the topology fails.
+    async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError>;
+
+    /// The rows that are ready now, waiting until there are some; it must not
+    /// hold rows back to fill a batch. Never cancelled while the topology runs.
+    ///
+    /// # Errors
+    /// `Lost`: the driver reopens at the last position it was given.
+    async fn next(&mut self) -> Result<Polled, ConnectorError>;
+
+    /// Tells the outside that everything up to a position is durable; `None`
+    /// where the outside does not care. Asked for after each `open`.
+    fn committer(&self) -> Option<Box<dyn Committer>> {
+        None
+    }
+
+    /// Rows that wait outside, if the peer tells: a partition that lags is
+    /// not idle.
+    fn lag_rows(&self) -> Option<u64> {
+        None
+    }
+
+    /// Lets go of the peer in good order.
+    ///
+    /// # Errors
+    /// Logged; the topology stops all the same.
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}
+
+/// What `Source::next` found.
+#[derive(Debug)]
+pub enum Polled {
+    /// Rows.
+    Rows(Rows),
+    /// There will never be more.
+    End,
+}
+
+/// Rows of one partition.
+#[derive(Debug)]
+pub struct Rows {
+    /// The partition they belong to: watermarks are kept for each. Sources
+    /// without partitions always say 0.
+    pub partition: u32,
+    /// The rows, with the source's schema. The event-time column may hold
+    /// NULL here; the driver moves such rows to `rejects`.
+    pub batch: RecordBatch,
+    /// Rows that could not be decoded, with the columns of `rejects_schema`.
+    pub rejects: Option<RecordBatch>,
+    /// Where to go on after these rows (and everything returned before).
+    pub position: Position,
+}
+
+/// A place in a source that it can return to. Only the source that made it
+/// understands it; it is kept in checkpoints, so its format is for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position(pub Arc<[u8]>);
+
+impl Position {
+    /// A position from a value that serialises as JSON.
+    ///
+    /// # Panics
+    /// Never for plain structs, maps with string keys, numbers and text.
+    #[must_use]
+    pub fn of(value: &impl serde::Serialize) -> Position {
+        let bytes = serde_json::to_vec(value).unwrap_or_default();
+        Position(bytes.into())
+    }
+
+    /// Reads the value back.
+    ///
+    /// # Errors
+    /// `Fatal`, if the bytes are not such a value.
+    pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, ConnectorError> {
+        serde_json::from_slice(&self.0)
+            .map_err(|error| ConnectorError::Fatal(format!("cannot read the saved position: {error}")))
+    }
+}
+
+/// Tells the outside how far we are. Separate from the source, because it is
+/// called while `next` is pending.
+#[async_trait]
+pub trait Committer: Send {
+    /// Everything up to `position` is durable here.
+    ///
+    /// # Errors
+    /// Logged and tried again with the next, later position.
+    async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError>;
+}
+
+/// A source, built and not yet open.
+pub struct SourcePart {
+    /// The source.
+    pub source: Box<dyn Source>,
+    /// The rows it gives.
+    pub stream: StreamSchema,
+    /// How its watermarks are made.
+    pub watermark: WatermarkPolicy,
+    /// Whether `position` survives: a replayable source resumes where the
+    /// checkpoint says. Others have `next` start at what comes next.
+    pub replayable: bool,
+    /// Commit soon after rows arrive instead of at the next checkpoint: the
+    /// peer stops sending while acknowledgements are missing (MQTT).
+    pub commit_quickly: bool,
+}
+
+/// How the driver makes watermarks for a source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WatermarkPolicy {
+    /// How much later than its successors a row may come.
+    pub delay: std::time::Duration,
+    /// After this silence a partition no longer holds others back.
+    pub idle: std::time::Duration,
+    /// Rows further ahead of the clock than this go to `rejects`; `None` for
+    /// files, whose rows may be of any age.
+    pub max_future: Option<std::time::Duration>,
+}
+
+impl Default for WatermarkPolicy {
+    /// Delay 0 s, idle 30 s, five minutes into the future.
+    fn default() -> WatermarkPolicy {
+        WatermarkPolicy {
+            delay: std::time::Duration::ZERO,
+            idle: std::time::Duration::from_secs(30),
+            max_future: Some(std::time::Duration::from_secs(300)),
+        }
+    }
+}

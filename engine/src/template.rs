@@ -1,0 +1,165 @@
+//! Text with `{expr}` in it: `"fleet/{truck}/cmd"`. `{{` and `}}` are braces.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::diagnostic::Diagnostic;
+use crate::error::OperatorError;
+use crate::expression::{Expression, Expressions, Scope};
+use crate::topology::value::Text;
+
+/// A compiled template.
+#[derive(Clone, Debug)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Text(String),
+    Insert(Arc<dyn Expression>),
+}
+
+impl Template {
+    /// Compiles the text and every expression in it.
+    ///
+    /// # Errors
+    /// `TG-X006` for a brace without its partner, else as
+    /// `Expressions::compile`, at the expression's own place.
+    pub fn compile(
+        text: &Text,
+        scope: &Scope,
+        expressions: &dyn Expressions,
+    ) -> Result<Template, Diagnostic> {
+        let mut parts = Vec::new();
+        for piece in split(text)? {
+            parts.push(match piece {
+                Piece::Literal(literal) => Part::Text(literal),
+                Piece::Expression(inside) => Part::Insert(expressions.compile(&inside, scope)?),
+            });
+        }
+        Ok(Template { parts })
+    }
+
+    /// The text, if nothing is inserted.
+    #[must_use]
+    pub fn as_literal(&self) -> Option<String> {
+        let mut all = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => all.push_str(text),
+                Part::Insert(_) => return None,
+            }
+        }
+        Some(all)
+    }
+
+    /// The expression, if the template is exactly one `{expr}`: its value
+    /// keeps its type.
+    #[must_use]
+    pub fn as_expression(&self) -> Option<&Arc<dyn Expression>> {
+        match self.parts.as_slice() {
+            [Part::Insert(expression)] => Some(expression),
+            _ => None,
+        }
+    }
+
+    /// The text of each row. NULL is inserted as nothing; `encode` is applied
+    /// to each inserted value (for a URL, a topic, a header), never to the
+    /// template's own text.
+    ///
+    /// # Errors
+    /// An expression that fails on a row.
+    pub fn render(
+        &self,
+        batch: &RecordBatch,
+        encode: &dyn Fn(&str) -> String,
+    ) -> Result<Vec<String>, OperatorError> {
+        let mut rows = vec![String::new(); batch.num_rows()];
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => rows.iter_mut().for_each(|row| row.push_str(text)),
+                Part::Insert(expression) => {
+                    let values = expression.evaluate(batch)?;
+                    for (index, row) in rows.iter_mut().enumerate() {
+                        row.push_str(&encode(&display(&values, index)?));
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// A value as a reader would write it; NULL is empty.
+///
+/// # Errors
+/// A type that cannot be printed.
+pub fn display(values: &ArrayRef, row: usize) -> Result<String, OperatorError> {
+    if values.is_null(row) {
+        return Ok(String::new());
+    }
+    let options = FormatOptions::default();
+    let formatter = ArrayFormatter::try_new(values.as_ref(), &options)?;
+    Ok(formatter.value(row).try_to_string()?)
+}
+
+enum Piece {
+    Literal(String),
+    Expression(Text),
+}
+
+fn split(text: &Text) -> Result<Vec<Piece>, Diagnostic> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut chars = text.value.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '{' | '}' if chars.peek().is_some_and(|(_, next)| *next == c) => {
+                chars.next();
+                literal.push(c);
+            }
+            '{' => {
+                let end = closing_brace(&text.value, at + 1).ok_or_else(|| {
+                    let message = "`{` without its `}`";
+                    Diagnostic::error("TG-X006", message)
+                        .at(text.span_of(at..at + 1))
+                        .help("a brace itself is `{{`")
+                })?;
+                if !literal.is_empty() {
+                    pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+                }
+                pieces.push(Piece::Expression(text.part(at + 1..end)));
+                while chars.peek().is_some_and(|(index, _)| *index <= end) {
+                    chars.next();
+                }
+            }
+            '}' => {
+                let diagnostic =
+                    Diagnostic::error("TG-X006", "`}` without its `{`").at(text.span_of(at..at + 1));
+                return Err(diagnostic.help("a brace itself is `}}`"));
+            }
+            _ => literal.push(c),
+        }
+    }
+    if !literal.is_empty() || pieces.is_empty() {
+        pieces.push(Piece::Literal(literal));
+    }
+    Ok(pieces)
+}
+
+/// Index of the `}` that ends an expression: not one inside a quoted string.
+fn closing_brace(text: &str, from: usize) -> Option<usize> {
+    let mut quote = None;
+    for (at, c) in text.char_indices().skip_while(|(at, _)| *at < from) {
+        match (quote, c) {
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), _) if open == c => quote = None,
+            (None, '}') => return Some(at),
+            (_, _) => {}
+        }
+    }
+    None
+}

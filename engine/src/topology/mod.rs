@@ -1,0 +1,8 @@
+//! TOML text to a checked plan: parse, check keys, resolve names, build parts.
+//! Nothing here connects or starts anything.
+
+pub mod key;
+pub mod keys;
+pub mod node;
+pub mod parse;
+pub mod value;

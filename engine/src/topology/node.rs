@@ -1,0 +1,88 @@
+//! One node of a topology as its file says it, checked against the keys of its
+//! kind and not yet built.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::diagnostic::Span;
+use crate::expression::Expressions;
+use crate::time::Clock;
+use crate::topology::value::{Table, Text};
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Section {
+    /// `[source.x]`
+    Source,
+    /// `[operator.x]`
+    Operator,
+    /// `[table.x]`
+    Table,
+    /// `[sink.x]`
+    Sink,
+    /// `[trigger.x]`
+    Trigger,
+    /// `[flow.x]`
+    Flow,
+}
+
+impl Section {
+    /// The word in the file.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Section::Source => "source",
+            Section::Operator => "operator",
+            Section::Table => "table",
+            Section::Sink => "sink",
+            Section::Trigger => "trigger",
+            Section::Flow => "flow",
+        }
+    }
+
+    /// Every section that holds named nodes.
+    pub const ALL: [Section; 6] =
+        [Section::Source, Section::Operator, Section::Table, Section::Sink, Section::Trigger, Section::Flow];
+}
+
+/// A node's table: name, type and keys with their places.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Source, operator, sink …
+    pub section: Section,
+    /// The name after the dot.
+    pub name: String,
+    /// Where the name stands.
+    pub name_span: Span,
+    /// The word after `type =`; for a trigger or flow the section's word.
+    pub kind: Text,
+    /// All keys, `type` and `from` included; reads like `config.table.str("path")`.
+    pub table: Table,
+}
+
+/// What build functions may use besides their node's own table.
+#[derive(Clone)]
+pub struct BuildContext {
+    /// Compiles expressions against schemas.
+    pub expressions: Arc<dyn Expressions>,
+    /// The wall clock, for drivers and connectors.
+    pub clock: Arc<dyn Clock>,
+    /// The folder of the topology file: relative paths start here.
+    pub base_dir: PathBuf,
+    /// Where the topology may keep durable state.
+    pub data_dir: PathBuf,
+    /// Name of the topology.
+    pub topology: String,
+    /// Bounded sources end at what is there now (`run --once`).
+    pub once: bool,
+    /// Device points that may be written; empty without a daemon config.
+    pub writes: Arc<Vec<crate::task::WriteRule>>,
+}
+
+impl BuildContext {
+    /// `path` as the topology's author meant it.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.base_dir.join(Path::new(path))
+    }
+}
