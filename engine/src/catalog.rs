@@ -15,8 +15,9 @@ pub struct Row<Build: 'static> {
     pub name: &'static str,
     /// One line for `tidegate list`.
     pub summary: &'static str,
-    /// Its own keys; the keys that every node of the section has are added.
-    pub keys: &'static [Key],
+    /// Its own keys, in tables that rows may share (`&[ROW_KEYS, KAFKA_KEYS]`);
+    /// the keys that every node of the section has are added.
+    pub keys: &'static [&'static [Key]],
     /// A whole small topology that uses it; a test builds each.
     pub example: &'static str,
     /// Makes the part. Must not connect, read secrets or start anything.
