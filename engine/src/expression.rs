@@ -72,6 +72,12 @@ pub trait Expression: Send + Sync + fmt::Debug {
     /// A row on which it cannot be evaluated (division by zero, overflow, a
     /// failed cast); the caller narrows the batch to find it.
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError>;
+
+    /// The index of the input column, if the expression is nothing but that
+    /// column: its meaning (event time) passes through.
+    fn input_column(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Compiles a condition: an expression that must be boolean.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use arrow::array::{AsArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use crate::error::OperatorError;
 use crate::time::time_type;
 
 /// Columns of a stream and the index of its event-time column.
@@ -14,6 +16,9 @@ pub struct StreamSchema {
     /// Index of the event-time column (`timestamp(µs, UTC)`, never NULL), if
     /// the stream has one.
     pub time: Option<usize>,
+    /// Microseconds to add to that column: event time of a window's result is
+    /// its `window_end` less one, so that windows over windows nest exactly.
+    pub time_shift_us: i64,
 }
 
 impl StreamSchema {
@@ -23,7 +28,23 @@ impl StreamSchema {
     #[must_use]
     pub fn new(fields: Vec<Field>, time: Option<&str>) -> StreamSchema {
         let time = time.and_then(|name| fields.iter().position(|field| field.name() == name));
-        StreamSchema { columns: Arc::new(Schema::new(fields)), time }
+        StreamSchema { columns: Arc::new(Schema::new(fields)), time, time_shift_us: 0 }
+    }
+
+    /// Event times of a batch in microseconds, and which of them are NULL.
+    ///
+    /// # Errors
+    /// The stream has no event time, or the column is not `timestamp(µs, UTC)`.
+    pub fn times(&self, batch: &RecordBatch) -> Result<TimestampMicrosecondArray, OperatorError> {
+        let index = self.time.ok_or_else(|| OperatorError::new("the stream has no event time"))?;
+        let column = batch.columns().get(index).and_then(|column| column.as_primitive_opt());
+        let column: &TimestampMicrosecondArray =
+            column.ok_or_else(|| OperatorError::new("the event-time column is not timestamp(µs, UTC)"))?;
+        if self.time_shift_us == 0 {
+            return Ok(column.clone());
+        }
+        let shift = self.time_shift_us;
+        Ok(column.unary(|micros: i64| micros.saturating_add(shift)))
     }
 
     /// Name of the event-time column.

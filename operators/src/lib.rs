@@ -1,1 +1,15 @@
-//! x
+//! Tidegate's operators, triggers and flow tasks: the only crate that sees
+//! DataFusion. A new operator is one file and one row below.
+
+use tidegate_engine::catalog::{BuildOperator, Row};
+
+pub mod expression;
+mod filter;
+mod narrow;
+mod part;
+mod project;
+mod route;
+mod union;
+
+/// Every `[operator.x] type = …`.
+pub const OPERATORS: &[Row<BuildOperator>] = &[filter::ROW, project::ROW, route::ROW, union::ROW];

@@ -1,0 +1,106 @@
+//! `project`: computes columns from columns, row by row.
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use tidegate_engine::catalog::{BuildOperator, Row};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, OperatorError};
+use tidegate_engine::expression::{Scope, Selected};
+use tidegate_engine::operator::{Input, MAIN_PORT, Operator, OperatorPart, Output, Port, Progress};
+use tidegate_engine::schema::{StreamSchema, rejects_schema};
+use tidegate_engine::topology::key::{Key, Kind, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+
+use crate::narrow::{narrow, reject_rows};
+use crate::part::only_input;
+
+const KEYS: &[Key] = &[required(
+    "select",
+    Kind::List(&Kind::Expression),
+    "output columns: a column, `expr AS name`, or `*` for all",
+)];
+
+pub(crate) const ROW: Row<BuildOperator> = Row {
+    name: "project",
+    summary: "computes columns from columns, row by row",
+    keys: &[KEYS],
+    example: r#"[operator.scaled]
+type   = "project"
+from   = "rows"
+select = ["*", "value * 2 AS doubled"]
+"#,
+    build,
+};
+
+const REJECTS_PORT: usize = 1;
+
+fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
+    let input = only_input(config, inputs)?;
+    let scope = Scope::of(&input.stream.columns);
+    let mut diagnostics = Vec::new();
+    let mut columns: Vec<Selected> = Vec::new();
+    for text in config.table.texts("select") {
+        match context.expressions.compile_select(text, &scope) {
+            Ok(selected) => {
+                for column in selected {
+                    let name = column.field.name();
+                    if columns.iter().any(|known| known.field.name() == name) {
+                        let message = format!("two columns of `{}` are called `{name}`", config.name);
+                        let diagnostic = Diagnostic::error("TG-T009", message).at(text.span.clone());
+                        diagnostics.push(diagnostic.help("give one of them another name with AS"));
+                    }
+                    columns.push(column);
+                }
+            }
+            Err(diagnostic) => diagnostics.push(diagnostic),
+        }
+    }
+    if !diagnostics.is_empty() {
+        return Err(ConfigError(diagnostics));
+    }
+    let fields = columns.iter().map(|column| column.field.as_ref().clone()).collect();
+    let time = columns
+        .iter()
+        .find(|column| column.expression.input_column().is_some_and(|index| Some(index) == input.stream.time))
+        .map(|column| column.field.name().clone());
+    let mut stream = StreamSchema::new(fields, time.as_deref());
+    stream.time_shift_us = input.stream.time_shift_us;
+    let ports = vec![
+        Port { name: String::new(), stream: stream.clone() },
+        Port { name: "rejects".into(), stream: rejects_schema() },
+    ];
+    let operator =
+        Project { name: config.name.clone(), input: input.stream.clone(), output: stream, columns };
+    Ok(OperatorPart { operator: Box::new(operator), ports })
+}
+
+struct Project {
+    name: String,
+    input: StreamSchema,
+    output: StreamSchema,
+    columns: Vec<Selected>,
+}
+
+impl Project {
+    fn apply(&self, rows: &RecordBatch) -> Result<RecordBatch, OperatorError> {
+        let columns: Result<Vec<ArrayRef>, OperatorError> =
+            self.columns.iter().map(|column| column.expression.evaluate(rows)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let schema = std::sync::Arc::clone(&self.output.columns);
+        Ok(RecordBatch::try_new_with_options(schema, columns?, &options)?)
+    }
+}
+
+impl Operator for Project {
+    fn on_batch(
+        &mut self,
+        _input: usize,
+        batch: &RecordBatch,
+        out: &mut Output,
+    ) -> Result<Progress, OperatorError> {
+        let bad = narrow(batch, &mut |rows| self.apply(rows), &mut |rows| out.emit_to(MAIN_PORT, rows));
+        if !bad.is_empty() {
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, &bad)?);
+        }
+        Ok(Progress::Done)
+    }
+}
