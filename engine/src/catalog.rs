@@ -42,6 +42,8 @@ pub struct Catalog {
     pub operators: &'static [&'static [Row<BuildOperator>]],
     /// `[sink.x] type = …`
     pub sinks: &'static [&'static [Row<BuildSink>]],
+    /// `[trigger.x]`: the operator that turns rows into firings.
+    pub trigger: &'static Row<BuildOperator>,
     /// `[[flow.x.task]] type = …`
     pub tasks: &'static [&'static [Row<BuildTask>]],
 }

@@ -35,4 +35,8 @@ pub struct Barrier {
     pub epoch: u64,
     /// The sender stops after this barrier: a stop with a checkpoint.
     pub then_stop: bool,
+    /// Sinks flush and sources acknowledge, but operators keep their state to
+    /// themselves: between two checkpoints, for peers that stop sending while
+    /// acknowledgements are missing.
+    pub light: bool,
 }

@@ -32,6 +32,12 @@ pub trait Source: Send {
         None
     }
 
+    /// How many partitions there are now; those that gave no row yet hold the
+    /// watermark back until they are idle. Asked after each `next`.
+    fn partitions(&self) -> u32 {
+        1
+    }
+
     /// Rows that wait outside, if the peer tells: a partition that lags is
     /// not idle.
     fn lag_rows(&self) -> Option<u64> {

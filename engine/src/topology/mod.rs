@@ -3,6 +3,9 @@
 
 pub mod key;
 pub mod keys;
+pub mod load;
 pub mod node;
 pub mod parse;
+pub mod plan;
+pub mod report;
 pub mod value;

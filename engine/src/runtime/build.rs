@@ -1,0 +1,235 @@
+//! From a plan to running parts: edges made, state restored, loops started.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::checkpoint::Checkpoint;
+use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
+use super::job::{JobConfig, JobError, WORDS_MAX};
+use super::outlets::Outlets;
+use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
+use super::segment::{Segment, Slot, Target};
+use super::sink_driver::SinkDriver;
+use super::source_driver::SourceDriver;
+use super::stats::NodeStats;
+use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
+
+/// The parts of a topology, started.
+pub(super) struct Built {
+    pub(super) tasks: JoinSet<String>,
+    pub(super) words: mpsc::Receiver<FromPart>,
+    pub(super) sources: Vec<mpsc::Sender<Command>>,
+    pub(super) sinks: Vec<mpsc::Sender<Command>>,
+    pub(super) parts: Vec<String>,
+    pub(super) fingerprints: BTreeMap<String, String>,
+    pub(super) stats: Vec<Arc<NodeStats>>,
+}
+
+/// Restores and starts every part of the plan.
+pub(super) fn build(plan: Plan, checkpoint: Checkpoint, config: &JobConfig) -> Result<Built, JobError> {
+    let (words_in, words) = mpsc::channel(WORDS_MAX);
+    let mut builder = Builder {
+        topology: plan.name,
+        config,
+        checkpoint,
+        words: words_in,
+        readers: BTreeMap::new(),
+        built: Built {
+            tasks: JoinSet::new(),
+            words,
+            sources: Vec::new(),
+            sinks: Vec::new(),
+            parts: Vec::new(),
+            fingerprints: BTreeMap::new(),
+            stats: Vec::new(),
+        },
+    };
+    let fused = fused(&plan.operators, &plan.sinks);
+    let mut segments = builder.segments(plan.operators, &fused)?;
+    // Readers first: an edge's sending end is kept for whoever writes to it.
+    let sinks: Vec<_> = plan.sinks.into_iter().map(|sink| builder.sink(sink)).collect();
+    for segment in &mut segments {
+        builder.connect_inputs(segment);
+    }
+    builder.start_segments(segments, &fused);
+    for source in plan.sources {
+        builder.start_source(source);
+    }
+    for sink in sinks {
+        let name = sink.job.part.to_string();
+        builder.built.tasks.spawn(async move {
+            sink.run().await;
+            name
+        });
+    }
+    Ok(builder.built)
+}
+
+/// Operators that run inside the segment of the operator they read: those with
+/// one input that comes from another operator.
+fn fused(operators: &[OperatorNode], _sinks: &[SinkNode]) -> BTreeSet<String> {
+    let names: BTreeSet<&str> = operators.iter().map(|node| node.name.as_str()).collect();
+    let is_fused = |node: &&OperatorNode| match node.inputs.as_slice() {
+        [input] => names.contains(input.node.as_str()),
+        _ => false,
+    };
+    operators.iter().filter(is_fused).map(|node| node.name.clone()).collect()
+}
+
+/// A segment that is being put together: its operators in calling order.
+struct Draft {
+    inputs: Vec<PortRef>,
+    receivers: Vec<EdgeReceiver>,
+    nodes: Vec<DraftNode>,
+}
+
+struct DraftNode {
+    node: OperatorNode,
+    stats: Arc<NodeStats>,
+    job: JobLine,
+}
+
+struct Builder<'a> {
+    topology: String,
+    config: &'a JobConfig,
+    checkpoint: Checkpoint,
+    words: mpsc::Sender<FromPart>,
+    /// Sending ends by the port they belong to.
+    readers: BTreeMap<PortRef, Vec<EdgeSender>>,
+    built: Built,
+}
+
+impl Builder<'_> {
+    fn part(&mut self, name: &str, kind: &'static str, ports: &[&str]) -> (JobLine, Arc<NodeStats>) {
+        let stats = NodeStats::new(&self.topology, name, kind, ports);
+        self.built.parts.push(name.to_owned());
+        self.built.stats.push(Arc::clone(&stats));
+        (JobLine { part: name.into(), sender: self.words.clone() }, stats)
+    }
+
+    fn connect(&mut self, from: &PortRef) -> EdgeReceiver {
+        let (sender, receiver) = edge(EDGE_EVENTS_MAX, EDGE_BYTES_MAX);
+        self.readers.entry(from.clone()).or_default().push(sender);
+        receiver
+    }
+
+    fn ports(&mut self, node: &str, count: usize) -> Vec<Vec<EdgeSender>> {
+        let port = |port| PortRef { node: node.to_owned(), port };
+        (0..count).map(|index| self.readers.remove(&port(index)).unwrap_or_default()).collect()
+    }
+
+    /// Restores every operator and sorts them into segments.
+    fn segments(
+        &mut self,
+        operators: Vec<OperatorNode>,
+        fused: &BTreeSet<String>,
+    ) -> Result<Vec<Draft>, JobError> {
+        let mut drafts: Vec<Draft> = Vec::new();
+        for mut node in operators {
+            self.restore(&mut node)?;
+            self.built.fingerprints.insert(node.name.clone(), node.fingerprint.clone());
+            let names: Vec<String> = node.part.ports.iter().map(|port| port.name.clone()).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let (job, stats) = self.part(&node.name.clone(), "operator", &names);
+            let parent = node.inputs.first().map(|input| input.node.clone()).unwrap_or_default();
+            let is_fused = fused.contains(&node.name);
+            let inputs = node.inputs.clone();
+            let node = DraftNode { node, stats, job };
+            let home = drafts
+                .iter_mut()
+                .find(|draft| is_fused && draft.nodes.iter().any(|known| known.node.name == parent));
+            match home {
+                Some(draft) => draft.nodes.push(node),
+                None => drafts.push(Draft { inputs, receivers: Vec::new(), nodes: vec![node] }),
+            }
+        }
+        Ok(drafts)
+    }
+
+    fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
+        let name = &node.name;
+        let state = self.checkpoint.operators.remove(name);
+        let Some((fingerprint, state)) = state.filter(|_| !self.config.reset_state.contains(name)) else {
+            return Ok(());
+        };
+        if state.is_empty() {
+            return Ok(());
+        }
+        if fingerprint != node.fingerprint {
+            let message = format!(
+                "the saved state of `{name}` was written by another configuration:\n  then: {fingerprint}\n  now:  {}\nchange it back, or throw the state away with --reset-state {name}",
+                node.fingerprint
+            );
+            return Err(JobError::State(message));
+        }
+        let restored = node.part.operator.restore(state);
+        restored.map_err(|error| JobError::State(format!("cannot restore the state of `{name}`: {error}")))
+    }
+
+    fn sink(&mut self, node: SinkNode) -> SinkDriver {
+        let (job, stats) = self.part(&node.name, "sink", &[""]);
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        self.built.sinks.push(commands);
+        let input = self.connect(&node.input);
+        SinkDriver::new(node.part.sink, input, job, receiver, stats, self.checkpoint.epoch)
+    }
+
+    fn connect_inputs(&mut self, draft: &mut Draft) {
+        draft.receivers = draft.inputs.iter().map(|input| self.connect(input)).collect();
+    }
+
+    fn start_segments(&mut self, drafts: Vec<Draft>, fused: &BTreeSet<String>) {
+        for draft in drafts {
+            let index_of: BTreeMap<String, usize> =
+                draft.nodes.iter().enumerate().map(|(index, node)| (node.node.name.clone(), index)).collect();
+            let children: Vec<(PortRef, usize)> = draft
+                .nodes
+                .iter()
+                .filter(|node| fused.contains(&node.node.name))
+                .filter_map(|node| Some((node.node.inputs.first()?.clone(), *index_of.get(&node.node.name)?)))
+                .collect();
+            let name = draft.nodes.first().map(|node| node.node.name.clone()).unwrap_or_default();
+            let slots = draft.nodes.into_iter().map(|node| self.slot(node, &children)).collect();
+            let segment = Segment { inputs: draft.receivers, slots };
+            let task = async move {
+                segment.run().await;
+                name
+            };
+            self.built.tasks.spawn_on(task, &self.config.compute);
+        }
+    }
+
+    fn slot(&mut self, draft: DraftNode, children: &[(PortRef, usize)]) -> Slot {
+        let DraftNode { node, stats, job } = draft;
+        let edges = self.ports(&node.name, node.part.ports.len());
+        let mut ports: Vec<Vec<Target>> =
+            edges.into_iter().map(|edges| edges.into_iter().map(Target::Edge).collect()).collect();
+        for (from, child) in children.iter().filter(|(from, _)| from.node == node.name) {
+            if let Some(targets) = ports.get_mut(from.port) {
+                targets.push(Target::Slot(*child));
+            }
+        }
+        Slot { operator: node.part.operator, stats, job, ports }
+    }
+
+    fn start_source(&mut self, node: SourceNode) {
+        let (job, stats) = self.part(&node.name, "source", &["", "rejects"]);
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        self.built.sources.push(commands);
+        let outlets = Outlets { ports: self.ports(&node.name, 2), stats };
+        let restored = self.checkpoint.sources.remove(&node.name);
+        let restored = restored.filter(|_| !self.config.reset_state.contains(&node.name));
+        let (position, watermark) = restored.unwrap_or_default();
+        let position = position.filter(|_| node.part.replayable);
+        let clock = Arc::clone(&self.config.clock);
+        let driver = SourceDriver::new(&node.part, outlets, job, receiver, clock, position, watermark);
+        let name = node.name;
+        self.built.tasks.spawn(async move {
+            driver.run(node.part).await;
+            name
+        });
+    }
+}

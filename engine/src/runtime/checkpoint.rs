@@ -1,0 +1,296 @@
+//! Checkpoints on disk: one file an epoch, three generations, each whole and
+//! checked or not used.
+//!
+//! Layout: `TGCP`, version (u32), length of the head (u64), head (JSON), then
+//! one Arrow IPC stream for each state listed in the head, then crc32c of all
+//! bytes before it (u32). Numbers are little-endian.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+
+use super::ledger::Report;
+use crate::source::Position;
+use crate::storage::files::{sync_folder, write_atomically};
+use crate::time::Time;
+
+/// First bytes of a checkpoint file.
+const MAGIC: &[u8; 4] = b"TGCP";
+/// Version of the layout; newer ones are refused.
+const VERSION: u32 = 1;
+/// Files kept.
+const GENERATIONS: usize = 3;
+
+/// Everything a topology needs to go on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// The epoch it belongs to; 0 if there is none yet.
+    pub epoch: u64,
+    /// Position and watermark of each source.
+    pub sources: BTreeMap<String, (Option<Position>, Option<Time>)>,
+    /// State of each operator, and the configuration that wrote it.
+    pub operators: BTreeMap<String, (String, Vec<RecordBatch>)>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Head {
+    epoch: u64,
+    sources: Vec<SourceHead>,
+    operators: Vec<OperatorHead>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SourceHead {
+    name: String,
+    position: Option<String>,
+    watermark: Option<i64>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct OperatorHead {
+    name: String,
+    fingerprint: String,
+    /// Length of each of its streams in bytes.
+    streams: Vec<u64>,
+}
+
+impl Checkpoint {
+    /// The checkpoint that a complete epoch's reports make.
+    #[must_use]
+    pub fn of(
+        epoch: u64,
+        reports: BTreeMap<String, Report>,
+        fingerprints: &BTreeMap<String, String>,
+    ) -> Self {
+        let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
+        for (name, report) in reports {
+            match report {
+                Report::Source { position, watermark } => {
+                    checkpoint.sources.insert(name, (position, watermark));
+                }
+                Report::State(state) => {
+                    let fingerprint = fingerprints.get(&name).cloned().unwrap_or_default();
+                    checkpoint.operators.insert(name, (fingerprint, state));
+                }
+                Report::Flushed => {}
+            }
+        }
+        checkpoint
+    }
+
+    /// Writes it into `folder`, durable when it returns, and removes what is
+    /// older than three generations.
+    ///
+    /// # Errors
+    /// A sentence naming the file.
+    pub fn write(&self, folder: &Path) -> Result<(), String> {
+        let path = folder.join(file_name(self.epoch));
+        let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
+        let bytes = self.encode().map_err(|error| failed(&error))?;
+        fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+        write_atomically(&path, &[&bytes]).map_err(|error| failed(&error))?;
+        let old = generations(folder).into_iter().rev().skip(GENERATIONS);
+        for (_, old) in old {
+            fs::remove_file(&old).map_err(|error| format!("cannot remove {}: {error}", old.display()))?;
+        }
+        sync_folder(&path).map_err(|error| failed(&error))
+    }
+
+    /// The newest whole checkpoint of `folder`, with a word about each newer
+    /// one that is damaged; `None` if there never was one.
+    ///
+    /// # Errors
+    /// There are checkpoints but none is whole, or one is of a newer version.
+    pub fn read_newest(folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>, String> {
+        let mut damaged = Vec::new();
+        for (_, path) in generations(folder).into_iter().rev() {
+            let read = fs::read(&path)
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| Checkpoint::decode(&bytes));
+            match read {
+                Ok(checkpoint) => return Ok(Some((checkpoint, damaged))),
+                Err(reason) if reason.contains("newer version") => {
+                    return Err(format!("{}: {reason}", path.display()));
+                }
+                Err(reason) => damaged.push(format!("{}: {reason}", path.display())),
+            }
+        }
+        if damaged.is_empty() {
+            Ok(None)
+        } else {
+            Err(format!("no checkpoint is whole: {}", damaged.join("; ")))
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, arrow::error::ArrowError> {
+        let mut streams = Vec::new();
+        let mut operators = Vec::new();
+        for (name, (fingerprint, batches)) in &self.operators {
+            let mut lengths = Vec::new();
+            for batch in batches {
+                let start = streams.len();
+                let mut writer = StreamWriter::try_new(&mut streams, batch.schema_ref())?;
+                writer.write(batch)?;
+                writer.finish()?;
+                drop(writer);
+                lengths.push((streams.len() - start) as u64);
+            }
+            let (name, fingerprint) = (name.clone(), fingerprint.clone());
+            operators.push(OperatorHead { name, fingerprint, streams: lengths });
+        }
+        let sources = self.sources.iter().map(|(name, (position, watermark))| SourceHead {
+            name: name.clone(),
+            position: position.as_ref().map(|position| hex(&position.0)),
+            watermark: watermark.map(|time| time.0),
+        });
+        let head = Head { epoch: self.epoch, sources: sources.collect(), operators };
+        let head = serde_json::to_vec(&head)
+            .map_err(|error| arrow::error::ArrowError::JsonError(error.to_string()))?;
+        let mut bytes = Vec::with_capacity(head.len() + streams.len() + 20);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&streams);
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
+        let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("too short")?;
+        let (magic, rest) = body.split_first_chunk::<4>().ok_or("too short")?;
+        if magic != MAGIC {
+            return Err("not a checkpoint".into());
+        }
+        let (version, rest) = rest.split_first_chunk::<4>().ok_or("too short")?;
+        let version = u32::from_le_bytes(*version);
+        if version > VERSION {
+            return Err(format!("written by a newer version ({version}) than this one knows ({VERSION})"));
+        }
+        if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+            return Err("the checksum does not fit".into());
+        }
+        let (length, rest) = rest.split_first_chunk::<8>().ok_or("too short")?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| "head too long")?;
+        let (head, mut streams) = rest.split_at_checked(length).ok_or("head too long")?;
+        let head: Head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+        let mut checkpoint = Checkpoint { epoch: head.epoch, ..Checkpoint::default() };
+        for source in head.sources {
+            let position = source.position.map(|text| unhex(&text).ok_or("damaged position")).transpose()?;
+            let entry = (position.map(|bytes| Position(bytes.into())), source.watermark.map(Time));
+            checkpoint.sources.insert(source.name, entry);
+        }
+        for operator in head.operators {
+            let mut batches = Vec::new();
+            for length in operator.streams {
+                let length = usize::try_from(length).map_err(|_| "state too long")?;
+                let (stream, rest) = streams.split_at_checked(length).ok_or("state too long")?;
+                streams = rest;
+                let reader = StreamReader::try_new(stream, None).map_err(|error| error.to_string())?;
+                for batch in reader {
+                    batches.push(batch.map_err(|error| error.to_string())?);
+                }
+            }
+            checkpoint.operators.insert(operator.name, (operator.fingerprint, batches));
+        }
+        Ok(checkpoint)
+    }
+}
+
+fn file_name(epoch: u64) -> String {
+    format!("checkpoint-{epoch:020}")
+}
+
+/// Checkpoint files by epoch, oldest first.
+fn generations(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let epoch = name.strip_prefix("checkpoint-")?.parse().ok()?;
+            Some((epoch, entry.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array};
+    use std::sync::Arc;
+
+    fn checkpoint(epoch: u64) -> Checkpoint {
+        let column = Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("n", column)]).expect("one column");
+        let position = Some(Position::of(&serde_json::json!({"offset": 17})));
+        Checkpoint {
+            epoch,
+            sources: BTreeMap::from([("rows".into(), (position, Some(Time(-5))))]),
+            operators: BTreeMap::from([("window".into(), ("tumbling 10s".into(), vec![batch]))]),
+        }
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("tidegate-checkpoint-{name}-{}", std::process::id()));
+        if folder.exists() {
+            fs::remove_dir_all(&folder).expect("can be removed");
+        }
+        folder
+    }
+
+    #[test]
+    fn three_generations_are_kept_and_the_newest_is_read() {
+        let folder = folder("generations");
+        assert_eq!(Checkpoint::read_newest(&folder), Ok(None));
+        for epoch in 1..=5 {
+            checkpoint(epoch).write(&folder).expect("written");
+        }
+        assert_eq!(Checkpoint::read_newest(&folder), Ok(Some((checkpoint(5), vec![]))));
+        let epochs: Vec<u64> = generations(&folder).into_iter().map(|(epoch, _)| epoch).collect();
+        assert_eq!(epochs, [3, 4, 5]);
+        fs::remove_dir_all(&folder).expect("can be removed");
+    }
+
+    #[test]
+    fn a_checkpoint_cut_or_damaged_at_any_byte_is_not_used() {
+        let whole = checkpoint(5).encode().expect("encodes");
+        for length in 0..whole.len() {
+            assert!(Checkpoint::decode(&whole[..length]).is_err(), "cut at {length}");
+        }
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            assert!(Checkpoint::decode(&damaged).is_err(), "damaged at {at}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_newest_falls_back_to_the_one_before() {
+        let folder = folder("fallback");
+        checkpoint(1).write(&folder).expect("written");
+        checkpoint(2).write(&folder).expect("written");
+        fs::write(folder.join(file_name(2)), b"TGCP").expect("damaged");
+        let (found, damaged) = Checkpoint::read_newest(&folder).expect("readable").expect("there is one");
+        assert_eq!((found.epoch, damaged.len()), (1, 1));
+        fs::write(folder.join(file_name(1)), b"").expect("damaged");
+        assert!(Checkpoint::read_newest(&folder).is_err(), "none is whole: refuse");
+        fs::remove_dir_all(&folder).expect("can be removed");
+    }
+}

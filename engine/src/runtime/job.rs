@@ -1,0 +1,293 @@
+//! A running topology: its parts, its epochs, its end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::build::{Built, build};
+use super::checkpoint::Checkpoint;
+use super::ledger::{Complete, Ledger};
+use super::parts::{Command, FromPart, Word};
+use super::stats::NodeStats;
+use crate::event::Barrier;
+use crate::time::Clock;
+use crate::topology::plan::Plan;
+
+/// Words of parts that may wait for the job.
+pub(super) const WORDS_MAX: usize = 1024;
+
+/// A light barrier follows rows whose acknowledgement the peer waits for
+/// within this time.
+const QUICK_COMMIT: Duration = Duration::from_millis(10);
+
+/// What a job needs besides its plan.
+#[derive(Clone)]
+pub struct JobConfig {
+    /// Where checkpoints are kept.
+    pub data_dir: PathBuf,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// The runtime whose threads compute; drivers run on the caller's.
+    pub compute: Handle,
+    /// Nodes whose state is thrown away.
+    pub reset_state: Vec<String>,
+}
+
+/// Why a topology has ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// A node cannot go on.
+    #[error("`{node}` failed: {message}")]
+    Failed {
+        /// The node.
+        node: String,
+        /// Why.
+        message: String,
+    },
+    /// Its state cannot be read, or belongs to another configuration.
+    #[error("{0}")]
+    State(String),
+}
+
+/// A handle on a running topology.
+pub struct Job {
+    /// The topology's name.
+    pub name: String,
+    /// Counters of every node.
+    pub stats: Vec<Arc<NodeStats>>,
+    control: mpsc::Sender<Control>,
+    done: JoinHandle<Result<(), JobError>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Control {
+    Stop,
+    Drain,
+}
+
+impl Job {
+    /// Restores the newest checkpoint and starts every part.
+    ///
+    /// # Errors
+    /// The state cannot be read or does not fit the plan; nothing has started.
+    pub fn start(plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
+        let folder = config.data_dir.join("checkpoints");
+        let restored = Checkpoint::read_newest(&folder).map_err(JobError::State)?;
+        let (checkpoint, damaged) = restored.unwrap_or_default();
+        for file in damaged {
+            tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
+        }
+        let name = plan.name.clone();
+        let interval = plan.checkpoint_interval;
+        let epoch = checkpoint.epoch;
+        let built = build(plan, checkpoint, config)?;
+        let stats = built.stats.clone();
+        let (control, controls) = mpsc::channel(4);
+        let coordinator = Coordinator::new(built, folder, epoch, interval);
+        let done = tokio::spawn(coordinator.run(controls));
+        Ok(Job { name, stats, control, done })
+    }
+
+    /// Stops with a checkpoint: windows stay open and go on after a restart.
+    pub async fn stop(&self) {
+        self.say(Control::Stop).await;
+    }
+
+    /// Ends as if the inputs had ended: windows close, sinks are flushed.
+    pub async fn drain(&self) {
+        self.say(Control::Drain).await;
+    }
+
+    async fn say(&self, control: Control) {
+        if self.control.send(control).await.is_err() {
+            tracing::debug!(topology = %self.name, "has ended already");
+        }
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// The node that failed.
+    pub async fn wait(&mut self) -> Result<(), JobError> {
+        match (&mut self.done).await {
+            Ok(result) => result,
+            Err(error) => Err(JobError::Failed { node: self.name.clone(), message: error.to_string() }),
+        }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.done.is_finished()
+    }
+
+    /// Ends at once, as a crash would.
+    pub fn abort(&self) {
+        self.done.abort();
+    }
+}
+
+/// Opens epochs, gathers reports, makes checkpoints, tells the parts.
+struct Coordinator {
+    tasks: JoinSet<String>,
+    words: mpsc::Receiver<FromPart>,
+    sources: Vec<mpsc::Sender<Command>>,
+    sinks: Vec<mpsc::Sender<Command>>,
+    fingerprints: BTreeMap<String, String>,
+    ledger: Ledger,
+    folder: PathBuf,
+    interval: Duration,
+    stopping: bool,
+    stop_epoch: Option<u64>,
+    commit_wanted_since: Option<Instant>,
+}
+
+impl Coordinator {
+    fn new(built: Built, folder: PathBuf, epoch: u64, interval: Duration) -> Coordinator {
+        Coordinator {
+            ledger: Ledger::new(built.parts, epoch),
+            tasks: built.tasks,
+            words: built.words,
+            sources: built.sources,
+            sinks: built.sinks,
+            fingerprints: built.fingerprints,
+            folder,
+            interval,
+            stopping: false,
+            stop_epoch: None,
+            commit_wanted_since: None,
+        }
+    }
+
+    async fn run(mut self, mut controls: mpsc::Receiver<Control>) -> Result<(), JobError> {
+        let mut ticks = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let quick_at = self.commit_wanted_since.map(|since| since + QUICK_COMMIT);
+            let finished = tokio::select! {
+                biased;
+                Some(word) = self.words.recv() => self.on_word(word).await?,
+                Some(joined) = self.tasks.join_next() => { on_joined(joined)?; false }
+                Some(control) = controls.recv() => self.on_control(control).await,
+                _ = ticks.tick(), if !self.stopping => { self.begin(false, false).await; false }
+                () = wait_until(quick_at), if !self.stopping => { self.begin(true, false).await; false }
+            };
+            if finished {
+                break;
+            }
+        }
+        // Without commands sources and sinks let go of their peers.
+        self.sources.clear();
+        self.sinks.clear();
+        while let Some(joined) = self.tasks.join_next().await {
+            on_joined(joined)?;
+        }
+        Ok(())
+    }
+
+    async fn on_control(&mut self, control: Control) -> bool {
+        match control {
+            Control::Stop => {
+                self.stopping = true;
+                self.begin(false, true).await;
+                self.ledger.all_ended()
+            }
+            Control::Drain => {
+                self.stopping = true;
+                tell(&self.sources, Command::Drain).await;
+                false
+            }
+        }
+    }
+
+    /// Opens the next epoch, unless one is open; a stop is repeated when that
+    /// one is complete.
+    async fn begin(&mut self, light: bool, then_stop: bool) {
+        let Some(epoch) = self.ledger.begin(light) else { return };
+        self.commit_wanted_since = None;
+        if then_stop {
+            self.stop_epoch = Some(epoch);
+        }
+        tell(&self.sources, Command::Barrier(Barrier { epoch, then_stop, light })).await;
+    }
+
+    async fn on_word(&mut self, from: FromPart) -> Result<bool, JobError> {
+        let complete = match from.word {
+            Word::Report(epoch, report) => self.ledger.report(&from.part, epoch, report),
+            Word::Ended(report) => self.ledger.ended(&from.part, report),
+            Word::WantsCommit => {
+                self.commit_wanted_since.get_or_insert_with(Instant::now);
+                None
+            }
+            Word::Failed(message) => {
+                return Err(JobError::Failed { node: from.part.to_string(), message });
+            }
+        };
+        match complete {
+            Some(complete) => self.on_complete(complete).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Makes the epoch durable, then tells sinks and sources. Answers whether
+    /// it was the last one.
+    async fn on_complete(&mut self, complete: Complete) -> Result<bool, JobError> {
+        let epoch = complete.epoch;
+        if !complete.light {
+            let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
+            let folder = self.folder.clone();
+            let written = tokio::task::spawn_blocking(move || checkpoint.write(&folder)).await;
+            let written = written.unwrap_or_else(|error| Err(error.to_string()));
+            if let Err(message) = written {
+                // Nothing was acknowledged, so nothing is lost; the next epoch tries again.
+                metrics::counter!("tidegate_checkpoints_failed_total").increment(1);
+                tracing::error!("checkpoint {epoch} failed: {message}");
+                if self.stop_epoch == Some(epoch) || self.ledger.all_ended() {
+                    return Err(JobError::State(message));
+                }
+                return Ok(false);
+            }
+            metrics::counter!("tidegate_checkpoints_total").increment(1);
+        }
+        tell(&self.sinks, Command::Commit(epoch)).await;
+        tell(&self.sources, Command::Commit(epoch)).await;
+        if self.stop_epoch == Some(epoch) || self.ledger.all_ended() {
+            return Ok(true);
+        }
+        if self.stopping {
+            self.begin(false, true).await;
+        }
+        Ok(false)
+    }
+}
+
+fn on_joined(joined: Result<String, tokio::task::JoinError>) -> Result<(), JobError> {
+    match joined {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let message = format!("a part has panicked: {error}");
+            Err(JobError::Failed { node: "a part".into(), message })
+        }
+    }
+}
+
+async fn tell(parts: &[mpsc::Sender<Command>], command: Command) {
+    for part in parts {
+        if part.send(command).await.is_err() {
+            tracing::trace!("a part has ended already");
+        }
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

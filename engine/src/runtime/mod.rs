@@ -1,0 +1,19 @@
+//! Runs a plan: edges, loops, barriers, checkpoints.
+//!
+//! The difficulty sits in three pure files, [`align`], [`ledger`] and
+//! [`watermark`]; the loops around them carry events and actions to and fro.
+
+pub mod align;
+mod build;
+pub mod checkpoint;
+pub mod edge;
+pub mod job;
+pub mod ledger;
+mod outlets;
+mod parts;
+mod segment;
+mod sink_driver;
+mod source_driver;
+mod source_reader;
+pub mod stats;
+pub mod watermark;

@@ -1,0 +1,242 @@
+//! The life of a sink inside a topology: rows out, flushed at barriers and
+//! when no more are waiting, written again after the peer was lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::edge::EdgeReceiver;
+use super::ledger::Report;
+use super::parts::{Command, JobLine, Word};
+use super::stats::NodeStats;
+use crate::error::ConnectorError;
+use crate::event::{Barrier, Event};
+use crate::sink::Sink;
+
+/// Rows kept for writing again are flushed at this many bytes.
+const UNFLUSHED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// And after this time, even if more rows are waiting.
+const UNFLUSHED_AGE_MAX: Duration = Duration::from_millis(200);
+/// First wait after a lost peer.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+pub(super) struct SinkDriver {
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) input: EdgeReceiver,
+    pub(super) job: JobLine,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) stats: Arc<NodeStats>,
+    pub(super) epoch: u64,
+    unflushed: Vec<RecordBatch>,
+    unflushed_bytes: usize,
+    unflushed_since: Option<Instant>,
+}
+
+/// Why a sink's loop ends without a failure.
+enum End {
+    /// Its input has ended or a barrier stopped it.
+    Input,
+    /// The job or the sender is gone.
+    Gone,
+}
+
+impl SinkDriver {
+    pub(super) fn new(
+        sink: Box<dyn Sink>,
+        input: EdgeReceiver,
+        job: JobLine,
+        commands: mpsc::Receiver<Command>,
+        stats: Arc<NodeStats>,
+        epoch: u64,
+    ) -> SinkDriver {
+        SinkDriver {
+            sink,
+            input,
+            job,
+            commands,
+            stats,
+            epoch,
+            unflushed: Vec::new(),
+            unflushed_bytes: 0,
+            unflushed_since: None,
+        }
+    }
+
+    /// Runs until its input ends, a barrier stops it or it fails.
+    pub(super) async fn run(mut self) {
+        match self.serve().await {
+            Ok(End::Input) => {
+                self.await_last_commit().await;
+                if let Err(error) = self.sink.close().await {
+                    tracing::warn!(node = %self.job.part, "closing: {error}");
+                }
+                self.stats.set_state("ended");
+            }
+            Ok(End::Gone) => {}
+            Err(message) => {
+                self.stats.set_state(format!("failed: {message}"));
+                self.job.say(Word::Failed(message)).await;
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> Result<End, String> {
+        self.open_until_it_works().await?;
+        loop {
+            let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
+            let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();
+            if overdue || nothing_waits || self.unflushed_bytes >= UNFLUSHED_BYTES_MAX {
+                self.flush().await?;
+            }
+            let event = tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => { self.on_command(command).await; continue; }
+                    None => return Ok(End::Gone),
+                },
+                event = self.input.recv() => event,
+            };
+            match event {
+                None => return Ok(End::Gone),
+                Some(Event::Batch(batch)) => self.on_batch(batch).await?,
+                Some(Event::Watermark(_)) => {}
+                Some(Event::Barrier(barrier)) => {
+                    self.on_barrier(barrier).await?;
+                    if barrier.then_stop {
+                        return Ok(End::Input);
+                    }
+                }
+                Some(Event::End) => {
+                    self.flush().await?;
+                    self.job.say(Word::Ended(Report::Flushed)).await;
+                    return Ok(End::Input);
+                }
+            }
+        }
+    }
+
+    async fn on_batch(&mut self, batch: RecordBatch) -> Result<(), String> {
+        self.stats.received(batch.num_rows());
+        self.unflushed_bytes += batch.get_array_memory_size();
+        self.unflushed_since.get_or_insert_with(Instant::now);
+        self.unflushed.push(batch);
+        let last = self.unflushed.len() - 1;
+        match self.write_from(last).await {
+            Ok(()) => Ok(()),
+            Err(ConnectorError::Lost(message)) => self.recover(&message).await,
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn on_barrier(&mut self, barrier: Barrier) -> Result<(), String> {
+        self.epoch = barrier.epoch;
+        self.flush().await?;
+        self.job.say(Word::Report(barrier.epoch, Report::Flushed)).await;
+        Ok(())
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Commit(epoch) => self.commit(epoch).await,
+            Command::Barrier(_) | Command::Drain => {}
+        }
+    }
+
+    async fn commit(&mut self, epoch: u64) {
+        if let Err(error) = self.sink.commit(epoch).await {
+            // Idempotent: the next epoch's commit publishes this one too.
+            self.stats.error();
+            tracing::warn!(node = %self.job.part, "cannot commit epoch {epoch} yet: {error}");
+        }
+    }
+
+    /// The final epoch is durable only after this sink's last word.
+    async fn await_last_commit(&mut self) {
+        while let Some(command) = self.commands.recv().await {
+            self.on_command(command).await;
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), String> {
+        loop {
+            match self.sink.flush(self.epoch).await {
+                Ok(()) => break,
+                Err(ConnectorError::Lost(message)) => self.recover(&message).await?,
+                Err(ConnectorError::Rejected(rows)) => {
+                    self.count_rejected(&rows);
+                    break;
+                }
+                Err(ConnectorError::Fatal(message)) => return Err(message),
+            }
+        }
+        let rows: usize = self.unflushed.iter().map(RecordBatch::num_rows).sum();
+        self.stats.sent(0, rows);
+        self.unflushed.clear();
+        self.unflushed_bytes = 0;
+        self.unflushed_since = None;
+        Ok(())
+    }
+
+    /// Writes the unflushed batches from this one on; refused rows are counted.
+    async fn write_from(&mut self, first: usize) -> Result<(), ConnectorError> {
+        for batch in self.unflushed.get(first..).unwrap_or_default() {
+            match self.sink.write(batch).await {
+                Ok(()) => {}
+                Err(ConnectorError::Rejected(rows)) => self.count_rejected(&rows),
+                Err(error @ (ConnectorError::Lost(_) | ConnectorError::Fatal(_))) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn count_rejected(&self, rows: &[crate::error::RejectedRow]) {
+        for row in rows {
+            self.stats.error();
+            tracing::warn!(node = %self.job.part, row = row.row, "row refused: {}", row.reason);
+        }
+    }
+
+    async fn open_until_it_works(&mut self) -> Result<(), String> {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            match self.sink.open().await {
+                Ok(()) => {
+                    self.stats.set_state("connected");
+                    return Ok(());
+                }
+                Err(ConnectorError::Fatal(message)) => return Err(message),
+                Err(error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_))) => {
+                    self.stats.error();
+                    self.stats.set_state(format!("lost: {error}"));
+                    tracing::warn!(node = %self.job.part, "lost: {error}; trying again");
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    /// Opens the sink again and writes everything since the last flush again.
+    async fn recover(&mut self, message: &str) -> Result<(), String> {
+        let mut message = message.to_owned();
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            self.stats.error();
+            self.stats.set_state(format!("lost: {message}"));
+            tracing::warn!(node = %self.job.part, "lost: {message}; trying again");
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            self.open_until_it_works().await?;
+            match self.write_from(0).await {
+                Ok(()) => return Ok(()),
+                Err(ConnectorError::Lost(again)) => message = again,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The life of a source inside a topology: rows in, watermarks made, rows with
+//! an impossible time rejected, barriers sent, positions committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, BooleanArray, RecordBatch, TimestampMicrosecondArray};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::ledger::Report;
+use super::outlets::Outlets;
+use super::parts::{Command, JobLine, Word};
+use super::source_reader::{Reading, read};
+use super::watermark::Watermarks;
+use crate::error::OperatorError;
+use crate::event::{Event, Watermark};
+use crate::schema::{StreamSchema, rejects_schema};
+use crate::source::{Committer, Position, Rows, SourcePart, WatermarkPolicy};
+use crate::time::{Clock, Time, micros};
+
+/// Port of rows that could not be used.
+pub(super) const REJECTS_PORT: usize = 1;
+
+/// Batches between reader and driver: one is processed while one is read.
+const READINGS_MAX: usize = 1;
+
+/// How often silence is looked at, at least.
+const TICK_MAX: Duration = Duration::from_secs(1);
+
+pub(super) struct SourceDriver {
+    pub(super) stream: StreamSchema,
+    pub(super) policy: WatermarkPolicy,
+    pub(super) commit_quickly: bool,
+    pub(super) outlets: Outlets,
+    pub(super) job: JobLine,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) watermarks: Watermarks,
+    pub(super) position: Option<Position>,
+    committer: Option<Box<dyn Committer>>,
+    reported: BTreeMap<u64, Option<Position>>,
+    last_epoch: u64,
+    started: Instant,
+    connected: bool,
+    lags: bool,
+}
+
+/// Why a driver's loop ends.
+enum Stop {
+    /// The source has ended, or was drained.
+    End,
+    /// A barrier asked for it.
+    AtBarrier,
+    /// A reader of its rows is gone: somebody else has failed.
+    Closed,
+    /// It failed itself.
+    Failed(String),
+}
+
+impl SourceDriver {
+    #[allow(clippy::too_many_arguments, reason = "one call, in `job`, and every one is a different thing")]
+    pub(super) fn new(
+        part: &SourcePart,
+        outlets: Outlets,
+        job: JobLine,
+        commands: mpsc::Receiver<Command>,
+        clock: Arc<dyn Clock>,
+        position: Option<Position>,
+        watermark: Option<Time>,
+    ) -> SourceDriver {
+        SourceDriver {
+            stream: part.stream.clone(),
+            policy: part.watermark,
+            commit_quickly: part.commit_quickly,
+            outlets,
+            job,
+            commands,
+            clock,
+            watermarks: Watermarks::new(&part.watermark, watermark),
+            position,
+            committer: None,
+            reported: BTreeMap::new(),
+            last_epoch: 0,
+            started: Instant::now(),
+            connected: false,
+            lags: false,
+        }
+    }
+
+    /// Runs until the source ends, a barrier stops it or something fails.
+    pub(super) async fn run(mut self, part: SourcePart) {
+        let (stop_reader, stopped) = watch::channel(false);
+        let (sender, mut readings) = mpsc::channel(READINGS_MAX);
+        let stats = Arc::clone(&self.outlets.stats);
+        let reader = tokio::spawn(read(part.source, self.position.clone(), stats, sender, stopped));
+        let tick = (self.policy.idle / 4).clamp(Duration::from_millis(10), TICK_MAX);
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What was promised before a restart still holds.
+        if let Some(time) = self.watermarks.emitted() {
+            self.send_watermark(Watermark::Time(time)).await.ok();
+        }
+        let stop = loop {
+            let step = tokio::select! {
+                biased;
+                Some(command) = self.commands.recv() => self.on_command(command).await,
+                reading = readings.recv() => match reading {
+                    Some(reading) => self.on_reading(reading).await,
+                    None => Err(Stop::Failed("the source's task has died".into())),
+                },
+                _ = ticks.tick() => self.on_tick().await,
+            };
+            if let Err(stop) = step {
+                break stop;
+            }
+        };
+        let ended = matches!(stop, Stop::End);
+        self.finish(stop).await;
+        // Acknowledge what the last epochs make durable, then let go.
+        while self.committer.is_some() && (ended || !self.reported.is_empty()) {
+            match self.commands.recv().await {
+                Some(Command::Commit(epoch)) => self.on_commit(epoch).await,
+                Some(Command::Barrier(_) | Command::Drain) => {}
+                None => break,
+            }
+        }
+        if stop_reader.send(true).is_err() {
+            tracing::debug!(node = %self.job.part, "the reader has ended already");
+        }
+        drop(readings);
+        if reader.await.is_err() {
+            tracing::error!(node = %self.job.part, "the source's task has died");
+        }
+    }
+
+    async fn finish(&mut self, stop: Stop) {
+        match stop {
+            Stop::End => {
+                if let Some(time) = self.watermarks.on_end() {
+                    self.send_watermark(Watermark::Time(time)).await.ok();
+                }
+                self.outlets.broadcast(&Event::End).await.ok();
+                self.outlets.stats.set_state("ended");
+                // It counts for the first epoch that it did not report.
+                self.reported.insert(self.last_epoch + 1, self.position.clone());
+                self.job.say(Word::Ended(self.report())).await;
+            }
+            Stop::AtBarrier => self.outlets.stats.set_state("stopped"),
+            Stop::Closed => {}
+            Stop::Failed(message) => self.job.say(Word::Failed(message)).await,
+        }
+    }
+
+    async fn on_command(&mut self, command: Command) -> Result<(), Stop> {
+        match command {
+            Command::Commit(epoch) => self.on_commit(epoch).await,
+            Command::Drain => return Err(Stop::End),
+            Command::Barrier(barrier) => {
+                self.last_epoch = barrier.epoch;
+                self.reported.insert(barrier.epoch, self.position.clone());
+                self.job.say(Word::Report(barrier.epoch, self.report())).await;
+                self.outlets.broadcast(&Event::Barrier(barrier)).await.map_err(|_| Stop::Closed)?;
+                if barrier.then_stop {
+                    return Err(Stop::AtBarrier);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        Report::Source { position: self.position.clone(), watermark: self.watermarks.emitted() }
+    }
+
+    async fn on_commit(&mut self, epoch: u64) {
+        let later = self.reported.split_off(&(epoch + 1));
+        let done = std::mem::replace(&mut self.reported, later);
+        let position = done.into_values().next_back().flatten();
+        if let (Some(committer), Some(position)) = (self.committer.as_mut(), position)
+            && let Err(error) = committer.commit(&position).await
+        {
+            self.outlets.stats.error();
+            tracing::warn!(node = %self.job.part, "cannot acknowledge yet: {error}");
+        }
+    }
+
+    async fn on_reading(&mut self, reading: Reading) -> Result<(), Stop> {
+        match reading {
+            Reading::Opened(committer) => {
+                self.committer = committer;
+                self.connected = true;
+                Ok(())
+            }
+            Reading::Lost => {
+                self.connected = false;
+                Ok(())
+            }
+            Reading::End => Err(Stop::End),
+            Reading::Fatal(message) => Err(Stop::Failed(message)),
+            Reading::Rows { rows, partitions, lag_rows } => {
+                self.lags = lag_rows.is_some_and(|lag| lag > 0);
+                let now = self.started.elapsed();
+                self.watermarks.set_partitions(usize::try_from(partitions).unwrap_or(0), now);
+                self.on_rows(rows).await
+            }
+        }
+    }
+
+    async fn on_rows(&mut self, rows: Rows) -> Result<(), Stop> {
+        let Rows { partition, batch, rejects, position } = rows;
+        self.outlets.stats.received(batch.num_rows() + rejects.as_ref().map_or(0, RecordBatch::num_rows));
+        if let Some(rejects) = rejects.filter(|rejects| rejects.num_rows() > 0) {
+            self.outlets.send(REJECTS_PORT, Event::Batch(rejects)).await.map_err(|_| Stop::Closed)?;
+        }
+        self.send_rows(usize::try_from(partition).unwrap_or(0), batch).await?;
+        self.position = Some(position);
+        if self.commit_quickly {
+            self.job.say(Word::WantsCommit).await;
+        }
+        Ok(())
+    }
+
+    /// Sends rows, cut where a row lies behind the watermark raised before it.
+    async fn send_rows(&mut self, partition: usize, batch: RecordBatch) -> Result<(), Stop> {
+        if self.stream.time.is_none() {
+            return self.outlets.send(0, Event::Batch(batch)).await.map_err(|_| Stop::Closed);
+        }
+        let failed = |error: OperatorError| Stop::Failed(error.0);
+        let times = self.stream.times(&batch).map_err(failed)?;
+        let (batch, times) = self.guard(batch, times).await?;
+        let cuts = self.watermarks.observe(partition, times.values(), self.started.elapsed());
+        let mut start = 0;
+        for cut in cuts {
+            if cut.end > start {
+                let piece = batch.slice(start, cut.end - start);
+                self.outlets.send(0, Event::Batch(piece)).await.map_err(|_| Stop::Closed)?;
+            }
+            start = cut.end;
+            if let Some(time) = cut.watermark {
+                self.send_watermark(Watermark::Time(time)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows out whose time is missing or lies too far in the future.
+    async fn guard(
+        &mut self,
+        batch: RecordBatch,
+        times: TimestampMicrosecondArray,
+    ) -> Result<(RecordBatch, TimestampMicrosecondArray), Stop> {
+        let now = self.clock.now();
+        let latest = self.policy.max_future.map_or(i64::MAX, |span| now.0.saturating_add(micros(span)));
+        let sound = times.null_count() == 0 && times.values().iter().all(|time| *time <= latest);
+        if sound {
+            return Ok((batch, times));
+        }
+        let failed = |error: arrow::error::ArrowError| Stop::Failed(error.to_string());
+        let keep: BooleanArray =
+            times.iter().map(|time| Some(time.is_some_and(|time| time <= latest))).collect();
+        let reasons = times.iter().map(|time| match time {
+            None => Some("the event time is missing".to_owned()),
+            Some(time) if time > latest => {
+                Some(format!("the event time {} lies too far in the future", Time(time)))
+            }
+            Some(_) => None,
+        });
+        let rejects = rejected(&self.job.part, &batch, reasons, now).map_err(failed)?;
+        self.outlets.send(REJECTS_PORT, Event::Batch(rejects)).await.map_err(|_| Stop::Closed)?;
+        let batch = arrow::compute::filter_record_batch(&batch, &keep).map_err(failed)?;
+        let times = self.stream.times(&batch).map_err(|error| Stop::Failed(error.0))?;
+        Ok((batch, times))
+    }
+
+    async fn on_tick(&mut self) -> Result<(), Stop> {
+        // Rows that wait outside are not silence.
+        if self.lags || self.stream.time.is_none() {
+            return Ok(());
+        }
+        for watermark in self.watermarks.on_time(self.started.elapsed(), self.connected) {
+            self.send_watermark(watermark).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_watermark(&mut self, watermark: Watermark) -> Result<(), Stop> {
+        if let Watermark::Time(time) = watermark {
+            self.outlets.stats.watermark(time);
+        }
+        self.outlets.broadcast(&Event::Watermark(watermark)).await.map_err(|_| Stop::Closed)
+    }
+}
+
+/// Rows of `rejects_schema` for the rows that have a reason.
+fn rejected(
+    node: &str,
+    batch: &RecordBatch,
+    reasons: impl Iterator<Item = Option<String>>,
+    now: Time,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
+    use arrow::array::{ArrayRef, BinaryArray, StringArray};
+    let bad: Vec<(usize, String)> =
+        reasons.enumerate().filter_map(|(row, reason)| reason.map(|reason| (row, reason))).collect();
+    let payload = |row: usize| {
+        let row = batch.slice(row, 1);
+        let values = row
+            .schema()
+            .fields()
+            .iter()
+            .zip(row.columns())
+            .map(|(field, column)| {
+                let value = crate::template::display(column, 0).unwrap_or_default();
+                format!("{:?}: {value:?}", field.name())
+            })
+            .collect::<Vec<_>>();
+        format!("{{{}}}", values.join(", "))
+    };
+    let count = bad.len();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampMicrosecondArray::from(vec![now.0; count]).with_timezone("UTC")),
+        Arc::new(StringArray::from(vec![node; count])),
+        Arc::new(bad.iter().map(|(_, reason)| Some(reason.as_str())).collect::<StringArray>()),
+        Arc::new(StringArray::from(vec![""; count])),
+        Arc::new(bad.iter().map(|(row, _)| Some(payload(*row).into_bytes())).collect::<BinaryArray>()),
+    ];
+    RecordBatch::try_new(rejects_schema().columns, columns)
+}

@@ -1,0 +1,3 @@
+//! The only code that makes files durable.
+
+pub mod files;

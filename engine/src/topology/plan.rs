@@ -1,0 +1,60 @@
+//! A checked topology: every part built, every edge known, nothing started.
+
+use std::time::Duration;
+
+use crate::operator::OperatorPart;
+use crate::sink::SinkPart;
+use crate::source::SourcePart;
+
+/// Everything the runtime needs to start a topology.
+pub struct Plan {
+    /// The topology's name.
+    pub name: String,
+    /// Time between two checkpoints.
+    pub checkpoint_interval: Duration,
+    /// Where rows come in.
+    pub sources: Vec<SourceNode>,
+    /// Operators, each after those it reads.
+    pub operators: Vec<OperatorNode>,
+    /// Where rows go out.
+    pub sinks: Vec<SinkNode>,
+}
+
+/// An output stream of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRef {
+    /// The node.
+    pub node: String,
+    /// Index of the port; 0 is the main port. A source's port 1 is `rejects`.
+    pub port: usize,
+}
+
+/// A source of a plan.
+pub struct SourceNode {
+    /// The node's name.
+    pub name: String,
+    /// The source.
+    pub part: SourcePart,
+}
+
+/// An operator of a plan.
+pub struct OperatorNode {
+    /// The node's name.
+    pub name: String,
+    /// The operator.
+    pub part: OperatorPart,
+    /// What it reads, in the order of `from`.
+    pub inputs: Vec<PortRef>,
+    /// Its configuration as text: state written by another one is refused.
+    pub fingerprint: String,
+}
+
+/// A sink of a plan.
+pub struct SinkNode {
+    /// The node's name.
+    pub name: String,
+    /// The sink.
+    pub part: SinkPart,
+    /// What it reads.
+    pub input: PortRef,
+}
