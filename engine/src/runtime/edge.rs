@@ -142,28 +142,28 @@ mod tests {
         Event::Batch(RecordBatch::try_from_iter([("a", column)]).expect("one column"))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_full_edge_makes_the_sender_wait_and_loses_nothing() {
         // Room for 2 KiB: two batches of 1,000 bytes.
         let (sender, mut receiver) = edge(64, 2_048);
         for _ in 0..2 {
             sender.send(batch(125)).await.expect("there is room");
         }
-        let waiting = tokio::time::timeout(Duration::from_secs(1), sender.send(batch(125)));
+        let waiting = tokio::time::timeout(Duration::from_millis(50), sender.send(batch(125)));
         assert!(waiting.await.is_err(), "full in bytes");
         assert!(receiver.recv().await.is_some());
         sender.send(batch(125)).await.expect("room again");
         assert_eq!(receiver.len(), 2);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_batch_larger_than_the_edge_passes_alone() {
         let (sender, mut receiver) = edge(64, 1_024);
         sender.send(batch(10_000)).await.expect("alone");
         assert!(receiver.try_recv().is_some());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_sender_hears_that_its_reader_is_gone() {
         let (sender, receiver) = edge(64, 1_024);
         sender.send(batch(128)).await.expect("there is room");

@@ -91,7 +91,7 @@ pub fn read(text: &str, file_stem: &str) -> Result<(Parsed, String), ConfigError
 ///
 /// # Errors
 /// Everything wrong with the first layer that is wrong.
-pub fn load(parsed: Parsed, catalog: &Catalog, context: &BuildContext) -> Result<Loaded, ConfigError> {
+pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Result<Loaded, ConfigError> {
     let mut diagnostics = Vec::new();
     for node in &parsed.nodes {
         check_node(node, catalog, &mut diagnostics);
