@@ -9,7 +9,12 @@ mod narrow;
 mod part;
 mod project;
 mod route;
+mod rule;
 mod union;
+mod window;
+
+pub use rule::TRIGGER;
 
 /// Every `[operator.x] type = …`.
-pub const OPERATORS: &[Row<BuildOperator>] = &[filter::ROW, project::ROW, route::ROW, union::ROW];
+pub const OPERATORS: &[Row<BuildOperator>] =
+    &[filter::ROW, project::ROW, route::ROW, union::ROW, window::ROW];

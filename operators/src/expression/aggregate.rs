@@ -38,6 +38,11 @@ impl AggregateColumn {
         Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
     }
 
+    /// Type of its result.
+    pub(crate) fn result_field(&self) -> FieldRef {
+        self.function.field()
+    }
+
     /// Columns of its intermediate state, for snapshots.
     pub(crate) fn state_fields(&self) -> datafusion::error::Result<Vec<FieldRef>> {
         self.function.state_fields()

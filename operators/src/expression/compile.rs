@@ -118,10 +118,7 @@ fn passed_through(index: usize, field: &Arc<Field>, scope: &Scope) -> Selected {
 /// What a column without `AS` is called: a column keeps its name, anything
 /// else is called by its text.
 pub(crate) fn output_name(expr: &Expr) -> String {
-    match expr {
-        Expr::Column(column) => column.name.clone(),
-        other => other.schema_name().to_string(),
-    }
+    if let Expr::Column(column) = expr { column.name.clone() } else { expr.schema_name().to_string() }
 }
 
 /// The scope as DataFusion wants it; names must be unique.

@@ -84,14 +84,12 @@ fn diagnose_column(name: &str, text: &Text, scope: &DFSchema) -> Diagnostic {
 }
 
 fn unknown_column(error: &DataFusionError) -> Option<String> {
-    match innermost(error) {
-        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
-            SchemaError::FieldNotFound { field, .. } => Some(field.flat_name().replace('"', "")),
-            SchemaError::AmbiguousReference { .. }
-            | SchemaError::DuplicateQualifiedField { .. }
-            | SchemaError::DuplicateUnqualifiedField { .. } => None,
-        },
-        _ => None,
+    let DataFusionError::SchemaError(inner, _) = innermost(error) else { return None };
+    match inner.as_ref() {
+        SchemaError::FieldNotFound { field, .. } => Some(field.flat_name().replace('"', "")),
+        SchemaError::AmbiguousReference { .. }
+        | SchemaError::DuplicateQualifiedField { .. }
+        | SchemaError::DuplicateUnqualifiedField { .. } => None,
     }
 }
 

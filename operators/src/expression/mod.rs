@@ -6,6 +6,5 @@ mod aggregate;
 mod compile;
 mod locate;
 
-pub(crate) use aggregate::{AggregateColumn, AggregateSelect, compile_aggregates};
-pub(crate) use compile::CompiledExpression;
+pub(crate) use aggregate::{AggregateColumn, AggregateSelect, compile_aggregates, is_key_type};
 pub use compile::SqlExpressions;

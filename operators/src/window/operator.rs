@@ -1,0 +1,219 @@
+//! The window operator: rows into panes, panes into results when the
+//! watermark says that a window is complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use tidegate_engine::error::OperatorError;
+use tidegate_engine::operator::{MAIN_PORT, Operator, Output, Progress};
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::time::Time;
+
+use super::frame::Frame;
+use super::pane::{Evaluated, Groups, Layout};
+use super::{LATE_PORT, REJECTS_PORT};
+use crate::narrow::{narrow, reject_rows};
+
+pub(super) struct Window {
+    pub(super) name: String,
+    input: StreamSchema,
+    output: StreamSchema,
+    pub(super) frame: Frame,
+    pub(super) layout: Layout,
+    /// Open panes by their start.
+    pub(super) panes: BTreeMap<i64, Groups>,
+    /// Event time has come this far; `i64::MIN` before the first watermark.
+    pub(super) watermark_us: i64,
+    /// Every window that ends at or before this has been closed. Further than
+    /// the watermark after an end, so that a second run does not close again.
+    pub(super) closed_us: i64,
+}
+
+impl Window {
+    pub(super) fn new(
+        name: String,
+        input: StreamSchema,
+        output: StreamSchema,
+        frame: Frame,
+        layout: Layout,
+    ) -> Window {
+        Window {
+            name,
+            input,
+            output,
+            frame,
+            layout,
+            panes: BTreeMap::new(),
+            watermark_us: i64::MIN,
+            closed_us: i64::MIN,
+        }
+    }
+
+    /// Adds rows whose expressions could be evaluated; answers the late ones.
+    fn add(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, OperatorError> {
+        let values = Evaluated::of(&self.layout, batch)?;
+        let times = self.input.times(batch)?;
+        let mut late = Vec::new();
+        let mut parts: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        let only = self.split(times.values(), &mut parts, &mut late)?;
+        if let Some(pane_us) = only {
+            self.pane(pane_us)?.update(&values, batch.num_rows())?;
+            return Ok(None);
+        }
+        for (pane_us, rows) in parts {
+            let count = rows.len();
+            let rows = values.take(&UInt32Array::from(rows))?;
+            self.pane(pane_us)?.update(&rows, count)?;
+        }
+        if late.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(arrow::compute::take_record_batch(batch, &UInt32Array::from(late))?))
+    }
+
+    /// Sorts rows into panes and late ones; answers the pane if all rows of
+    /// the batch lie in one.
+    fn split(
+        &self,
+        times_us: &[i64],
+        parts: &mut BTreeMap<i64, Vec<u32>>,
+        late: &mut Vec<u32>,
+    ) -> Result<Option<i64>, OperatorError> {
+        let frame = self.frame;
+        let (mut pane_start, mut pane_end, mut is_late) = (0, 0, false);
+        let first = times_us.first().map(|time| frame.pane_of(*time));
+        if let Some(first) = first
+            && frame.last_end_of(first) > self.closed_us
+        {
+            let end = first.saturating_add(frame.pane_us);
+            if times_us.iter().all(|time| (first..end).contains(time)) {
+                return Ok(Some(first));
+            }
+        }
+        for (row, &time_us) in times_us.iter().enumerate() {
+            let row = u32::try_from(row).map_err(|_| OperatorError::new("a batch of over 2^32 rows"))?;
+            if !(pane_start..pane_end).contains(&time_us) {
+                pane_start = frame.pane_of(time_us);
+                pane_end = pane_start.saturating_add(frame.pane_us);
+                is_late = frame.last_end_of(pane_start) <= self.closed_us;
+            }
+            if is_late {
+                late.push(row);
+            } else {
+                parts.entry(pane_start).or_default().push(row);
+            }
+        }
+        Ok(None)
+    }
+
+    fn pane(&mut self, start_us: i64) -> Result<&mut Groups, OperatorError> {
+        match self.panes.entry(start_us) {
+            std::collections::btree_map::Entry::Occupied(pane) => Ok(pane.into_mut()),
+            std::collections::btree_map::Entry::Vacant(place) => Ok(place.insert(Groups::new(&self.layout)?)),
+        }
+    }
+
+    /// Closes every window that ends at or before `until_us`. The cost depends
+    /// on the panes that hold rows, not on the length of a gap.
+    fn close(&mut self, until_us: i64, out: &mut Output) -> Result<(), OperatorError> {
+        let frame = self.frame;
+        let mut due = BTreeSet::new();
+        for &pane_us in self.panes.keys() {
+            let mut start = frame.first_window_of(pane_us);
+            if start.saturating_add(frame.size_us) > until_us {
+                // Later panes' windows end later still.
+                break;
+            }
+            while start <= frame.last_window_of(pane_us) && start.saturating_add(frame.size_us) <= until_us {
+                if start.saturating_add(frame.size_us) > self.closed_us {
+                    due.insert(start);
+                }
+                start = start.saturating_add(frame.slide_us);
+            }
+        }
+        for start in due {
+            let result = self.result(start)?;
+            out.emit_to(MAIN_PORT, result);
+        }
+        self.panes.retain(|pane_us, _| frame.last_end_of(*pane_us) > until_us);
+        self.closed_us = self.closed_us.max(until_us);
+        Ok(())
+    }
+
+    /// The rows of the window that starts here.
+    fn result(&mut self, start_us: i64) -> Result<RecordBatch, OperatorError> {
+        let frame = self.frame;
+        let end_us = start_us.saturating_add(frame.size_us);
+        let results = if frame.is_tumbling() {
+            let mut pane = self.panes.remove(&start_us).map_or_else(|| Groups::new(&self.layout), Ok)?;
+            pane.evaluate(&self.layout)?
+        } else {
+            let mut window = Groups::new(&self.layout)?;
+            for pane in self.panes.range_mut(start_us..end_us).map(|(_, pane)| pane) {
+                let taken = pane.take()?;
+                window.merge(&self.layout, &taken)?;
+                // Other windows need the pane too.
+                pane.merge(&self.layout, &taken)?;
+            }
+            window.evaluate(&self.layout)?
+        };
+        let rows = results.num_rows();
+        let instant =
+            |at| Arc::new(TimestampMicrosecondArray::from(vec![at; rows]).with_timezone("UTC")) as ArrayRef;
+        let mut columns = vec![instant(start_us), instant(end_us)];
+        let keys = self.output.columns.fields().len().saturating_sub(2 + self.layout.columns.len());
+        columns.extend(results.columns().iter().take(keys).cloned());
+        for column in &self.layout.columns {
+            columns.push(column.expression.evaluate(&results)?);
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.output.columns), columns)?)
+    }
+}
+
+impl Operator for Window {
+    fn on_batch(
+        &mut self,
+        _input: usize,
+        batch: &RecordBatch,
+        out: &mut Output,
+    ) -> Result<Progress, OperatorError> {
+        let mut late = Vec::new();
+        let mut add = |rows: &RecordBatch| {
+            // Evaluated before anything is added, so a failing piece adds nothing.
+            self.add(rows)
+        };
+        let bad = narrow(batch, &mut add, &mut |rows| late.extend(rows));
+        for rows in late {
+            out.emit_to(LATE_PORT, rows);
+        }
+        if !bad.is_empty() {
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, &bad)?);
+        }
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, time: Time, out: &mut Output) -> Result<Progress, OperatorError> {
+        self.watermark_us = self.watermark_us.max(time.0);
+        if time.0 > self.closed_us {
+            self.close(time.0, out)?;
+        }
+        Ok(Progress::Done)
+    }
+
+    fn on_end(&mut self, out: &mut Output) -> Result<Progress, OperatorError> {
+        let furthest = self.panes.keys().map(|pane_us| self.frame.last_end_of(*pane_us)).max();
+        if let Some(furthest) = furthest {
+            self.close(furthest, out)?;
+        }
+        Ok(Progress::Done)
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
+        self.save()
+    }
+
+    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<(), OperatorError> {
+        self.load(&state)
+    }
+}

@@ -1,0 +1,224 @@
+//! The groups of one pane: keys interned once, one accumulator for each
+//! aggregate. DataFusion's accumulators give their state away when asked for
+//! it, so what was taken is merged back with its keys in order.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use tidegate_engine::error::OperatorError;
+use tidegate_engine::expression::Selected;
+
+use crate::expression::{AggregateColumn, AggregateSelect};
+
+/// What every pane of a window operator has in common.
+pub(super) struct Layout {
+    keys: Vec<usize>,
+    key_schema: SchemaRef,
+    aggregates: Vec<AggregateColumn>,
+    /// Columns of each aggregate's state.
+    state_fields: Vec<Vec<FieldRef>>,
+    /// Output columns over (keys…, aggregates…).
+    pub(super) columns: Vec<Selected>,
+    result_schema: SchemaRef,
+}
+
+impl Layout {
+    pub(super) fn new(
+        keys: Vec<usize>,
+        fields: Vec<FieldRef>,
+        select: AggregateSelect,
+    ) -> Result<Layout, OperatorError> {
+        let mut state_fields = Vec::new();
+        let mut result: Vec<FieldRef> = fields.clone();
+        for (index, aggregate) in select.aggregates.iter().enumerate() {
+            state_fields.push(aggregate.state_fields().map_err(failed)?);
+            let field = aggregate.result_field();
+            let name = format!("aggregate {index}");
+            result.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
+        }
+        let key_schema = Arc::new(Schema::new(fields));
+        let result_schema = Arc::new(Schema::new(result));
+        let AggregateSelect { aggregates, columns } = select;
+        Ok(Layout { keys, key_schema, aggregates, state_fields, columns, result_schema })
+    }
+
+    /// Columns of a snapshot row after the pane's start: keys, then states.
+    pub(super) fn snapshot_fields(&self) -> Vec<FieldRef> {
+        let mut fields: Vec<FieldRef> = self.key_schema.fields().iter().cloned().collect();
+        for (index, states) in self.state_fields.iter().enumerate() {
+            for (part, field) in states.iter().enumerate() {
+                let name = format!("state {index} {part}");
+                fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
+            }
+        }
+        fields
+    }
+}
+
+/// The values of a batch that accumulators are fed with, evaluated once.
+pub(super) struct Evaluated {
+    keys: Vec<ArrayRef>,
+    arguments: Vec<Vec<ArrayRef>>,
+    filters: Vec<Option<BooleanArray>>,
+}
+
+impl Evaluated {
+    /// Evaluates keys, arguments and filters on a batch.
+    pub(super) fn of(layout: &Layout, batch: &RecordBatch) -> Result<Evaluated, OperatorError> {
+        let rows = batch.num_rows();
+        let keys = layout.keys.iter().filter_map(|index| batch.columns().get(*index).cloned()).collect();
+        let mut arguments = Vec::new();
+        let mut filters = Vec::new();
+        for aggregate in &layout.aggregates {
+            let values: Result<Vec<ArrayRef>, DataFusionError> = aggregate
+                .arguments
+                .iter()
+                .map(|argument| argument.evaluate(batch).and_then(|value| value.into_array(rows)))
+                .collect();
+            arguments.push(values.map_err(failed)?);
+            let filter = aggregate.filter.as_ref();
+            let filter = filter.map(|filter| filter.evaluate(batch).and_then(|value| value.into_array(rows)));
+            filters.push(filter.transpose().map_err(failed)?.map(|mask| mask.as_boolean().clone()));
+        }
+        Ok(Evaluated { keys, arguments, filters })
+    }
+
+    /// The same for these rows only.
+    pub(super) fn take(&self, rows: &arrow::array::UInt32Array) -> Result<Evaluated, OperatorError> {
+        let take = |values: &Vec<ArrayRef>| -> Result<Vec<ArrayRef>, OperatorError> {
+            values.iter().map(|values| Ok(arrow::compute::take(values, rows, None)?)).collect()
+        };
+        let filters: Result<Vec<Option<BooleanArray>>, OperatorError> = self
+            .filters
+            .iter()
+            .map(|filter| match filter {
+                Some(mask) => Ok(Some(arrow::compute::take(mask, rows, None)?.as_boolean().clone())),
+                None => Ok(None),
+            })
+            .collect();
+        let arguments: Result<Vec<Vec<ArrayRef>>, OperatorError> = self.arguments.iter().map(take).collect();
+        Ok(Evaluated { keys: take(&self.keys)?, arguments: arguments?, filters: filters? })
+    }
+}
+
+/// Keys and states of groups, in group order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Taken {
+    /// Key columns, then state columns.
+    pub(super) columns: Vec<ArrayRef>,
+    pub(super) groups: usize,
+}
+
+/// The groups of a pane, or of a window that is being put together.
+pub(super) struct Groups {
+    keys: Option<Box<dyn GroupValues>>,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// Group of each row; kept to spare the allocation.
+    indices: Vec<usize>,
+    count: usize,
+}
+
+impl Groups {
+    pub(super) fn new(layout: &Layout) -> Result<Groups, OperatorError> {
+        let keys = if layout.keys.is_empty() {
+            None
+        } else {
+            let schema = Arc::clone(&layout.key_schema);
+            Some(new_group_values(schema, &GroupOrdering::None).map_err(failed)?)
+        };
+        let accumulators: Result<Vec<_>, DataFusionError> =
+            layout.aggregates.iter().map(AggregateColumn::accumulator).collect();
+        Ok(Groups { keys, accumulators: accumulators.map_err(failed)?, indices: Vec::new(), count: 0 })
+    }
+
+    /// Adds rows.
+    pub(super) fn update(&mut self, rows: &Evaluated, count: usize) -> Result<(), OperatorError> {
+        self.intern(&rows.keys, count)?;
+        let inputs = rows.arguments.iter().zip(&rows.filters);
+        for (accumulator, (arguments, filter)) in self.accumulators.iter_mut().zip(inputs) {
+            accumulator
+                .update_batch(arguments, &self.indices, filter.as_ref(), self.count)
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Adds groups that were taken from another pane or from a snapshot.
+    pub(super) fn merge(&mut self, layout: &Layout, taken: &Taken) -> Result<(), OperatorError> {
+        if taken.groups == 0 {
+            return Ok(());
+        }
+        let (keys, mut states) = taken
+            .columns
+            .split_at_checked(layout.keys.len())
+            .ok_or_else(|| OperatorError::new("a state with too few columns"))?;
+        self.intern(keys, taken.groups)?;
+        for (accumulator, fields) in self.accumulators.iter_mut().zip(&layout.state_fields) {
+            let (own, rest) = states
+                .split_at_checked(fields.len())
+                .ok_or_else(|| OperatorError::new("a state with too few columns"))?;
+            states = rest;
+            accumulator.merge_batch(own, &self.indices, self.count).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Gives all groups away and is empty afterwards.
+    pub(super) fn take(&mut self) -> Result<Taken, OperatorError> {
+        let groups = std::mem::take(&mut self.count);
+        if groups == 0 {
+            return Ok(Taken::default());
+        }
+        let mut columns = match &mut self.keys {
+            Some(keys) => keys.emit(EmitTo::All).map_err(failed)?,
+            None => Vec::new(),
+        };
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All).map_err(failed)?);
+        }
+        Ok(Taken { columns, groups })
+    }
+
+    /// The results of all groups, as (keys…, aggregates…); empty afterwards.
+    pub(super) fn evaluate(&mut self, layout: &Layout) -> Result<RecordBatch, OperatorError> {
+        let groups = std::mem::take(&mut self.count);
+        let mut columns = match &mut self.keys {
+            Some(keys) => keys.emit(EmitTo::All).map_err(failed)?,
+            None => Vec::new(),
+        };
+        for accumulator in &mut self.accumulators {
+            columns.push(accumulator.evaluate(EmitTo::All).map_err(failed)?);
+        }
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(groups));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&layout.result_schema), columns, &options)?)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn intern(&mut self, keys: &[ArrayRef], rows: usize) -> Result<(), OperatorError> {
+        match &mut self.keys {
+            Some(values) => {
+                values.intern(keys, &mut self.indices).map_err(failed)?;
+                self.count = values.len();
+            }
+            None => {
+                self.indices.clear();
+                self.indices.resize(rows, 0);
+                self.count = self.count.max(usize::from(rows > 0));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "handed to map_err")]
+pub(super) fn failed(error: DataFusionError) -> OperatorError {
+    OperatorError::new(error.strip_backtrace())
+}
