@@ -27,7 +27,8 @@ pub trait Sink: Send {
     /// Called at each barrier, and soon after rows when no more are waiting.
     ///
     /// # Errors
-    /// As `write`.
+    /// As `write`; the rows of `Rejected` are counted over all batches written
+    /// since the last `flush`, in order, and every other row has survived.
     async fn flush(&mut self, epoch: u64) -> Result<(), ConnectorError>;
 
     /// The checkpoint of `epoch` is durable: publish what `flush(epoch)`

@@ -44,6 +44,13 @@ pub trait Source: Send {
         None
     }
 
+    /// Whether the peer answers at present, for sources that go on trying by
+    /// themselves: without a connection a silent partition is not idle, and the
+    /// watermark stands.
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     /// Lets go of the peer in good order.
     ///
     /// # Errors
