@@ -2,8 +2,9 @@
 //! in the tables below.
 
 mod modbus;
+mod opcua;
 
 use tidegate_engine::catalog::{BuildSource, Row};
 
 /// Every `[source.x] type = …`.
-pub const SOURCES: &[Row<BuildSource>] = &[modbus::SOURCE];
+pub const SOURCES: &[Row<BuildSource>] = &[modbus::SOURCE, opcua::SOURCE];

@@ -1,0 +1,12 @@
+//! OPC UA: subscriptions with a publish loop of our own, polling, browsing,
+//! namespaces by URI. The library's own loop stops delivering after a
+//! reconnect and acknowledges before we have seen the data.
+
+mod connect;
+mod link;
+mod nodes;
+mod source;
+mod subscription;
+mod value;
+
+pub(crate) use source::ROW as SOURCE;

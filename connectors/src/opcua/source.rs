@@ -1,0 +1,289 @@
+//! `source.opcua`: values of nodes. Columns: `ts`, `node`, the tags, `value`,
+//! `quality` (good, uncertain, bad), `status` (the server's own word).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field};
+use async_trait::async_trait;
+use opcua::types::{DataValue, StatusCode};
+use tidegate_engine::catalog::{BuildSource, Row};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, ConnectorError};
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::source::{Committer, Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::time::{Clock, Time, time_type};
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::connect::{SERVER_KEYS, Server};
+use super::link::{Acknowledgements, News, Wanted, run, sequence};
+use super::nodes::{Item, NODE_KEYS, read};
+use super::value::{Timestamp, VALUE_TYPES, ValueType, number, quality, text, time, truth, whole};
+
+const KEYS: &[Key] = &[
+    required("nodes", Kind::List(&Kind::Table(NODE_KEYS)), "which nodes"),
+    optional("sampling", Kind::Duration, "how often the server looks at a value, \"1s\" if left out"),
+    optional("publishing", Kind::Duration, "how often the server sends, \"100ms\" if left out"),
+    optional("queue", Kind::Int(1, 100_000), "values that the server keeps for each node, 100 if left out"),
+    optional(
+        "deadband",
+        Kind::Table(&[
+            optional("absolute", Kind::Number, "smaller changes are not sent"),
+            optional("percent", Kind::Number, "smaller changes, in percent of the range, are not sent"),
+        ]),
+        "report by exception, at the server",
+    ),
+    optional("poll", Kind::Duration, "read at this interval instead of subscribing"),
+    optional("value_type", Kind::Word(VALUE_TYPES), "type of the column `value`, \"float64\" if left out"),
+    optional(
+        "timestamp",
+        Kind::Word(&["source", "server", "received"]),
+        "the row's time, \"source\" if left out; falls back to the next",
+    ),
+    optional(
+        "watermark",
+        Kind::Table(&[
+            optional("delay", Kind::Duration, "how late a row may be, none if left out"),
+            optional("idle", Kind::Duration, "silence after which time goes on, \"30s\" if left out"),
+            optional(
+                "max_future",
+                Kind::Duration,
+                "rows further ahead of the clock are rejected, \"5m\" if left out",
+            ),
+        ]),
+        "how event time advances",
+    ),
+];
+
+pub(crate) const ROW: Row<BuildSource> = Row {
+    name: "opcua",
+    summary: "values of OPC UA nodes, by subscription or polling",
+    keys: &[KEYS, SERVER_KEYS],
+    example: r#"[source.vibration]
+type     = "opcua"
+endpoint = "opc.tcp://127.0.0.1:4840"
+nodes    = [{ browse = "Objects/*/Vibration", tags = { turbine = "{path[1]}" } }]
+sampling = "100ms"
+
+[sink.out]
+type = "stdout"
+from = "vibration"
+"#,
+    build,
+};
+
+/// Messages that wait between the session and the driver; then no publish
+/// request is answered, and the server queues.
+const NEWS_WAITING_MAX: usize = 16;
+
+fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
+    let table = &config.table;
+    let mut diagnostics = Vec::new();
+    let server = Server::read(config, context, &mut diagnostics);
+    if !server.is_known_policy() {
+        let message = format!("`{}` names an unknown security policy", config.name);
+        diagnostics.push(Diagnostic::error("TG-O002", message).at(table.span_of("policy")));
+    }
+    let (selections, tag_names) = read(&table.tables("nodes"), &mut diagnostics);
+    let fixed = ["ts", "node", "value", "quality", "status"];
+    if let Some(tag) = tag_names.iter().find(|tag| fixed.contains(&tag.as_str())) {
+        let message = format!("a tag cannot be called `{tag}`");
+        diagnostics.push(Diagnostic::error("TG-T009", message).at(table.span_of("nodes")));
+    }
+    if diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == tidegate_engine::diagnostic::Severity::Error)
+    {
+        return Err(ConfigError(diagnostics));
+    }
+    let value_type = ValueType::parse(table.str("value_type").unwrap_or("float64"));
+    let data_type = match value_type {
+        ValueType::Float => DataType::Float64,
+        ValueType::Int => DataType::Int64,
+        ValueType::Bool => DataType::Boolean,
+        ValueType::Text => DataType::Utf8,
+    };
+    let mut fields = vec![Field::new("ts", time_type(), false), Field::new("node", DataType::Utf8, false)];
+    fields.extend(tag_names.iter().map(|tag| Field::new(tag, DataType::Utf8, false)));
+    fields.push(Field::new("value", data_type, true));
+    fields.push(Field::new("quality", DataType::Utf8, false));
+    fields.push(Field::new("status", DataType::Utf8, false));
+    let stream = StreamSchema::new(fields, Some("ts"));
+    let deadband = table.table("deadband").and_then(|table| {
+        let absolute = table.number("absolute").map(|value| (1, value));
+        absolute.or(table.number("percent").map(|value| (2, value)))
+    });
+    let once_poll = context.once.then_some(Duration::from_millis(100));
+    let wanted = Wanted {
+        selections,
+        tag_names,
+        sampling_ms: table.duration("sampling").unwrap_or(Duration::from_secs(1)).as_secs_f64() * 1e3,
+        publishing: table.duration("publishing").unwrap_or(Duration::from_millis(100)),
+        queue_size: table.int_as("queue").unwrap_or(100),
+        deadband,
+        poll: table.duration("poll").or(once_poll),
+        once: context.once,
+    };
+    let policy = table.table("watermark");
+    let default = WatermarkPolicy::default();
+    let watermark = WatermarkPolicy {
+        delay: policy.and_then(|table| table.duration("delay")).unwrap_or(default.delay),
+        idle: policy.and_then(|table| table.duration("idle")).unwrap_or(default.idle),
+        max_future: policy.and_then(|table| table.duration("max_future")).or(default.max_future),
+    };
+    let timestamp = match table.str("timestamp") {
+        Some("server") => Timestamp::Server,
+        Some("received") => Timestamp::Received,
+        Some(_) | None => Timestamp::Source,
+    };
+    let subscribes = wanted.poll.is_none();
+    let source = OpcUaSource {
+        server,
+        wanted,
+        value_type,
+        timestamp,
+        clock: Arc::clone(&context.clock),
+        stream: stream.clone(),
+        acknowledgements: Acknowledgements::default(),
+        link: None,
+    };
+    let part = SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: false,
+        commit_quickly: subscribes,
+    };
+    Ok(part)
+}
+
+struct OpcUaSource {
+    server: Server,
+    wanted: Wanted,
+    value_type: ValueType,
+    timestamp: Timestamp,
+    clock: Arc<dyn Clock>,
+    stream: StreamSchema,
+    acknowledgements: Acknowledgements,
+    link: Option<(mpsc::Receiver<News>, JoinHandle<Result<(), ConnectorError>>)>,
+}
+
+/// One row before it becomes one.
+struct Sample {
+    item: Arc<Item>,
+    value: Option<DataValue>,
+    status: String,
+    quality: &'static str,
+}
+
+#[async_trait]
+impl Source for OpcUaSource {
+    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
+        self.close().await?;
+        let (sender, receiver) = mpsc::channel(NEWS_WAITING_MAX);
+        let link = run(self.server.clone(), self.wanted.clone(), Arc::clone(&self.acknowledgements), sender);
+        self.link = Some((receiver, tokio::spawn(link)));
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        let Some((receiver, link)) = &mut self.link else {
+            return Err(ConnectorError::Fatal("the source was not opened".into()));
+        };
+        let mut news = Vec::new();
+        if receiver.recv_many(&mut news, NEWS_WAITING_MAX).await == 0 {
+            return match link.await {
+                Ok(Ok(())) => Ok(Polled::End),
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(ConnectorError::Fatal(error.to_string())),
+            };
+        }
+        let mut samples = Vec::new();
+        let mut last_ticket = 0;
+        for one in news {
+            match one {
+                News::Values { values, ticket } => {
+                    last_ticket = ticket.max(last_ticket);
+                    samples.extend(values.into_iter().map(|(item, value)| {
+                        let status = value.status.unwrap_or(StatusCode::Good);
+                        let quality = quality(status);
+                        Sample { item, value: Some(value), status: status.to_string(), quality }
+                    }));
+                }
+                News::Gap { items, reason } => {
+                    tracing::warn!(endpoint = %self.server.endpoint, "values may be missing: {reason}");
+                    let gap =
+                        |item| Sample { item, value: None, status: format!("Gap: {reason}"), quality: "bad" };
+                    samples.extend(items.into_iter().map(gap));
+                }
+            }
+        }
+        let batch = self.batch(&samples).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&last_ticket) }))
+    }
+
+    fn committer(&self) -> Option<Box<dyn Committer>> {
+        Some(Box::new(Acknowledger(Arc::clone(&self.acknowledgements))))
+    }
+
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        if let Some((receiver, link)) = self.link.take() {
+            // The link takes leave of the server when nobody listens.
+            drop(receiver);
+            if let Ok(Err(ConnectorError::Fatal(message))) = link.await {
+                return Err(ConnectorError::Fatal(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lets the next publish acknowledge what is durable.
+struct Acknowledger(Acknowledgements);
+
+#[async_trait]
+impl Committer for Acknowledger {
+    async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
+        sequence(&self.0).durable(position.read()?);
+        Ok(())
+    }
+}
+
+impl OpcUaSource {
+    fn batch(&self, samples: &[Sample]) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let now = self.clock.now();
+        let at = |sample: &Sample| -> Time {
+            sample.value.as_ref().map_or(now, |value| time(value, self.timestamp, now))
+        };
+        let times: Vec<i64> = samples.iter().map(|sample| at(sample).0).collect();
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+            Arc::new(StringArray::from_iter_values(samples.iter().map(|sample| &*sample.item.name))),
+        ];
+        for index in 0..self.wanted.tag_names.len() {
+            let tags = samples.iter().map(|sample| sample.item.tags.get(index).map_or("", |tag| tag));
+            columns.push(Arc::new(StringArray::from_iter_values(tags)));
+        }
+        // A bad value is no value; what the server sent along is not trusted.
+        let values = samples.iter().map(|sample| {
+            sample.value.as_ref().filter(|_| sample.quality != "bad").and_then(|value| value.value.as_ref())
+        });
+        columns.push(match self.value_type {
+            ValueType::Float => {
+                Arc::new(values.map(|value| value.and_then(number)).collect::<Float64Array>()) as ArrayRef
+            }
+            ValueType::Int => Arc::new(values.map(|value| value.and_then(whole)).collect::<Int64Array>()),
+            ValueType::Bool => Arc::new(values.map(|value| value.and_then(truth)).collect::<BooleanArray>()),
+            ValueType::Text => Arc::new(values.map(|value| value.and_then(text)).collect::<StringArray>()),
+        });
+        columns.push(Arc::new(StringArray::from_iter_values(samples.iter().map(|sample| sample.quality))));
+        columns.push(Arc::new(StringArray::from_iter_values(samples.iter().map(|sample| &sample.status))));
+        RecordBatch::try_new(Arc::clone(&self.stream.columns), columns)
+    }
+}
