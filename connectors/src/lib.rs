@@ -1,6 +1,7 @@
 //! Tidegate's connectors: one file or folder per outside system, and one row
-//! in the tables below.
+//! in the tables below; the formats they share are in [`format`].
 
+pub mod format;
 mod modbus;
 mod opcua;
 

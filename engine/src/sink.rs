@@ -24,7 +24,9 @@ pub trait Sink: Send {
     async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError>;
 
     /// After it returns, everything written so far survives a crash of ours.
-    /// Called at each barrier, and soon after rows when no more are waiting.
+    /// Called at each barrier with its epoch, and soon after rows when no more
+    /// are waiting with the epoch they will belong to: several times for one
+    /// epoch, never for one that a barrier has ended.
     ///
     /// # Errors
     /// As `write`; the rows of `Rejected` are counted over all batches written
@@ -32,7 +34,10 @@ pub trait Sink: Send {
     async fn flush(&mut self, epoch: u64) -> Result<(), ConnectorError>;
 
     /// The checkpoint of `epoch` is durable: publish what `flush(epoch)`
-    /// prepared. Idempotent; called again after a crash.
+    /// and earlier ones prepared. Idempotent; called after the first `open`
+    /// with the epoch of the checkpoint that the topology goes on from (0 if
+    /// there is none): what was prepared for a later epoch is to be forgotten,
+    /// its rows come again.
     ///
     /// # Errors
     /// `Lost`: tried again.

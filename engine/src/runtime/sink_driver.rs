@@ -87,11 +87,15 @@ impl SinkDriver {
 
     async fn serve(&mut self) -> Result<End, String> {
         self.open_until_it_works().await?;
+        // What a process that crashed has prepared is published now; what it
+        // prepared for a later epoch will be written again.
+        self.commit(self.epoch).await;
         loop {
             let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
             let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();
             if overdue || nothing_waits || self.unflushed_bytes >= UNFLUSHED_BYTES_MAX {
-                self.flush().await?;
+                // These rows follow the last barrier: they belong to the epoch it began.
+                self.flush(self.epoch + 1).await?;
             }
             let event = tokio::select! {
                 biased;
@@ -112,7 +116,7 @@ impl SinkDriver {
                     }
                 }
                 Some(Event::End) => {
-                    self.flush().await?;
+                    self.flush(self.epoch + 1).await?;
                     self.job.say(Word::Ended(Report::Flushed)).await;
                     return Ok(End::Input);
                 }
@@ -135,7 +139,7 @@ impl SinkDriver {
 
     async fn on_barrier(&mut self, barrier: Barrier) -> Result<(), String> {
         self.epoch = barrier.epoch;
-        self.flush().await?;
+        self.flush(barrier.epoch).await?;
         self.job.say(Word::Report(barrier.epoch, Report::Flushed)).await;
         Ok(())
     }
@@ -162,9 +166,9 @@ impl SinkDriver {
         }
     }
 
-    async fn flush(&mut self) -> Result<(), String> {
+    async fn flush(&mut self, epoch: u64) -> Result<(), String> {
         loop {
-            match self.sink.flush(self.epoch).await {
+            match self.sink.flush(epoch).await {
                 Ok(()) => break,
                 Err(ConnectorError::Lost(message)) => self.recover(&message).await?,
                 Err(ConnectorError::Rejected(rows)) => {
