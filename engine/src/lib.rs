@@ -14,6 +14,7 @@ pub mod operator;
 pub mod runtime;
 pub mod schema;
 pub mod secret;
+pub mod shared;
 pub mod sink;
 pub mod source;
 pub mod storage;

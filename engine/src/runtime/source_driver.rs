@@ -199,7 +199,8 @@ impl SourceDriver {
             }
             Reading::End => Err(Stop::End),
             Reading::Fatal(message) => Err(Stop::Failed(message)),
-            Reading::Rows { rows, partitions, lag_rows } => {
+            Reading::Rows { rows, partitions, lag_rows, connected } => {
+                self.connected = connected;
                 self.lags = lag_rows.is_some_and(|lag| lag > 0);
                 let now = self.started.elapsed();
                 self.watermarks.set_partitions(usize::try_from(partitions).unwrap_or(0), now);

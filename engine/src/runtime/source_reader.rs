@@ -23,7 +23,7 @@ pub(super) enum Reading {
     /// The peer is there.
     Opened(Option<Box<dyn Committer>>),
     /// Rows, and what is known of the rest.
-    Rows { rows: Rows, partitions: u32, lag_rows: Option<u64> },
+    Rows { rows: Rows, partitions: u32, lag_rows: Option<u64>, connected: bool },
     /// The peer is away; it is opened again by itself.
     Lost,
     /// There will be no more rows.
@@ -98,8 +98,12 @@ async fn read_once(
             Polled::End => return Ok(()),
             Polled::Rows(rows) => {
                 *position = Some(rows.position.clone());
-                let reading =
-                    Reading::Rows { rows, partitions: source.partitions(), lag_rows: source.lag_rows() };
+                let reading = Reading::Rows {
+                    rows,
+                    partitions: source.partitions(),
+                    lag_rows: source.lag_rows(),
+                    connected: source.is_connected(),
+                };
                 if sender.send(reading).await.is_err() {
                     return Ok(());
                 }

@@ -99,6 +99,12 @@ impl Value {
         if let Data::Text(text) = &self.data { Some(text) } else { None }
     }
 
+    /// The whole number, if it is one.
+    #[must_use]
+    pub fn as_int(&self) -> Option<i64> {
+        if let Data::Int(value) = self.data { Some(value) } else { None }
+    }
+
     /// The table, if it is one.
     #[must_use]
     pub fn as_table(&self) -> Option<&Table> {

@@ -181,10 +181,10 @@ impl Rule {
             return Ok(());
         }
         let spec = self.spec;
-        let keyed = self.keys.entry(key.clone()).or_insert_with(|| Keyed {
-            state: KeyState::first_seen(at_us),
-            rows: VecDeque::new(),
-        });
+        let keyed = self
+            .keys
+            .entry(key.clone())
+            .or_insert_with(|| Keyed { state: KeyState::first_seen(at_us), rows: VecDeque::new() });
         let due_before = keyed.state.due(&spec);
         let verdict = keyed.state.on_row(&spec, at_us, when, clear);
         let counts = when == Some(true) || spec.hits.is_some();

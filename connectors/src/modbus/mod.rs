@@ -1,0 +1,13 @@
+//! Modbus: TCP, RTU on a serial line, RTU over TCP. One row per poll and unit;
+//! a value that could not be read is NULL and the row says why.
+
+mod address;
+mod blocks;
+mod bus;
+mod config;
+mod decode;
+mod point;
+mod source;
+mod unit;
+
+pub(crate) use source::ROW as SOURCE;

@@ -1,0 +1,387 @@
+//! `source.modbus`: polls points of one or many devices. Columns: `ts`,
+//! `device`, `unit_id` (where there are several), `quality`, then the points.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
+    TimestampMicrosecondArray, UInt64Builder,
+};
+use arrow::datatypes::{DataType, Field};
+use async_trait::async_trait;
+use tidegate_engine::catalog::{BuildSource, Row};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, ConnectorError};
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::time::{Clock, Time, time_type};
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::blocks::{Extent, Limits, overlaps};
+use super::bus::Bus;
+use super::config::{LINE_KEYS, line};
+use super::decode::Value;
+use super::point::{POINT_KEYS, Point};
+use super::unit::{Quality, Unit};
+
+const KEYS: &[Key] = &[
+    required(
+        "device",
+        Kind::List(&Kind::Text),
+        "\"tcp://host:502\", \"rtu+tcp://host:port\" or \"rtu:///dev/ttyUSB0\"; several for equal devices",
+    ),
+    optional(
+        "unit_id",
+        Kind::List(&Kind::Int(0, 255)),
+        "unit on the line, 1 if left out; several for equal units",
+    ),
+    required("every", Kind::Duration, "time between two polls"),
+    required("points", Kind::List(&Kind::Table(POINT_KEYS)), "what is read"),
+    optional("max_gap", Kind::Int(0, 120), "cells read in vain to save a request, 10 if left out"),
+    optional("max_registers", Kind::Int(1, 125), "registers in one request, 125 if left out"),
+    optional("max_bits", Kind::Int(1, 2_000), "bits in one request, 2000 if left out"),
+    optional(
+        "on_failure",
+        Kind::Word(&["null", "skip"]),
+        "a failed poll gives a row of NULLs with quality bad (null, default) or no row (skip)",
+    ),
+    optional(
+        "watermark",
+        Kind::Table(&[
+            optional("delay", Kind::Duration, "how late a row may be, none if left out"),
+            optional("idle", Kind::Duration, "silence after which time goes on, \"30s\" if left out"),
+        ]),
+        "how event time advances",
+    ),
+];
+
+pub(crate) const ROW: Row<BuildSource> = Row {
+    name: "modbus",
+    summary: "polls registers and bits of Modbus devices (TCP, RTU, RTU over TCP)",
+    keys: &[KEYS, LINE_KEYS],
+    example: r#"[source.press]
+type    = "modbus"
+device  = "tcp://127.0.0.1:502"
+unit_id = 1
+every   = "100ms"
+points  = [
+  { name = "pressure", register = "holding:0", type = "f32", eu = "bar" },
+  { name = "running",  register = "coil:4" },
+]
+
+[sink.out]
+type = "stdout"
+from = "press"
+"#,
+    build,
+};
+
+/// Most points of a source.
+const POINTS_MAX: usize = 10_000;
+/// Rows that wait between the polls and the driver; then polls wait.
+const ROWS_WAITING_MAX: usize = 1_024;
+/// First and longest pause after a line could not be reached.
+const LINE_PAUSE_MIN: Duration = Duration::from_millis(500);
+const LINE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
+    let table = &config.table;
+    let mut diagnostics = Vec::new();
+    let points = read_points(config, &mut diagnostics);
+    let units: Vec<u8> = table
+        .get("unit_id")
+        .map(tidegate_engine::topology::value::Value::items)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|value| value.as_int().and_then(|unit| u8::try_from(unit).ok()))
+        .collect();
+    let units = if units.is_empty() { vec![1] } else { units };
+    let mut lines = Vec::new();
+    for device in table.texts("device") {
+        match line(device, table, context) {
+            Ok(bus) => lines.push((device.value.clone(), bus)),
+            Err(diagnostic) => diagnostics.push(diagnostic),
+        }
+    }
+    if !diagnostics.is_empty() {
+        return Err(ConfigError(diagnostics));
+    }
+    let limits = Limits {
+        gap_max: table.int_as("max_gap").unwrap_or(10),
+        registers_max: table.int_as("max_registers").unwrap_or(125),
+        bits_max: table.int_as("max_bits").unwrap_or(2_000),
+    };
+    let mut fields = vec![Field::new("ts", time_type(), false), Field::new("device", DataType::Utf8, false)];
+    if units.len() > 1 {
+        fields.push(Field::new("unit_id", DataType::Int64, false));
+    }
+    fields.push(Field::new("quality", DataType::Utf8, false));
+    fields.extend(points.iter().map(Point::field));
+    let stream = StreamSchema::new(fields, Some("ts"));
+    let watermark = table.table("watermark");
+    let default = WatermarkPolicy::default();
+    let policy = WatermarkPolicy {
+        delay: watermark.and_then(|table| table.duration("delay")).unwrap_or(default.delay),
+        idle: watermark.and_then(|table| table.duration("idle")).unwrap_or(default.idle),
+        ..default
+    };
+    let source = ModbusSource {
+        name: config.name.clone(),
+        lines,
+        units,
+        points: points.into(),
+        limits,
+        every: table.duration("every").unwrap_or(Duration::from_secs(1)).max(Duration::from_millis(1)),
+        skip_failures: table.str("on_failure") == Some("skip"),
+        once: context.once,
+        clock: Arc::clone(&context.clock),
+        stream: stream.clone(),
+        polls: JoinSet::new(),
+        rows: None,
+    };
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark: policy,
+        replayable: false,
+        commit_quickly: false,
+    })
+}
+
+fn read_points(config: &NodeConfig, out: &mut Vec<Diagnostic>) -> Vec<Point> {
+    let tables = config.table.tables("points");
+    if tables.is_empty() || tables.len() > POINTS_MAX {
+        let message =
+            format!("`{}` has {} points; from 1 to {POINTS_MAX} are possible", config.name, tables.len());
+        out.push(Diagnostic::error("TG-M003", message).at(config.table.span_of("points")));
+    }
+    let mut points: Vec<Point> = Vec::new();
+    for table in &tables {
+        match Point::read(table) {
+            Ok(point) => {
+                let taken = ["ts", "device", "unit_id", "quality"].contains(&point.name.as_str());
+                if taken || points.iter().any(|known| known.name == point.name) {
+                    let message = format!("two columns of `{}` are called `{}`", config.name, point.name);
+                    out.push(Diagnostic::error("TG-T009", message).at(table.span_of("name")));
+                }
+                points.push(point);
+            }
+            Err(diagnostic) => out.push(diagnostic),
+        }
+    }
+    if points.len() == tables.len() {
+        let extents: Vec<(Extent, bool)> =
+            points.iter().map(|point| (point.extent(), point.bit.is_some())).collect();
+        for (first, second) in overlaps(&extents) {
+            let named = points.get(first).zip(points.get(second)).zip(tables.get(second));
+            if let Some(((first, second), table)) = named {
+                let message = format!("points `{}` and `{}` share a register", first.name, second.name);
+                let help =
+                    format!("`{}` takes {} cells from {}", first.name, first.extent().1, first.address);
+                out.push(Diagnostic::error("TG-M004", message).at(table.span_of("register")).help(help));
+            }
+        }
+    }
+    points
+}
+
+struct ModbusSource {
+    name: String,
+    lines: Vec<(String, Arc<Bus>)>,
+    units: Vec<u8>,
+    points: Arc<[Point]>,
+    limits: Limits,
+    every: Duration,
+    skip_failures: bool,
+    once: bool,
+    clock: Arc<dyn Clock>,
+    stream: StreamSchema,
+    polls: JoinSet<()>,
+    rows: Option<mpsc::Receiver<Reading>>,
+}
+
+/// One poll of one unit.
+struct Reading {
+    at: Time,
+    device: Arc<str>,
+    unit: u8,
+    quality: Quality,
+    values: Vec<Option<Value>>,
+}
+
+#[async_trait]
+impl Source for ModbusSource {
+    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
+        // A device that is off is a row of NULLs, not a source that is lost.
+        self.polls.abort_all();
+        let (sender, receiver) = mpsc::channel(ROWS_WAITING_MAX);
+        let extents: Vec<Extent> = self.points.iter().map(Point::extent).collect();
+        for (device, bus) in &self.lines {
+            let poller = Poller {
+                source: self.name.clone(),
+                device: device.as_str().into(),
+                bus: Arc::clone(bus),
+                units: self.units.iter().map(|id| Unit::new(*id, &extents, self.limits)).collect(),
+                points: Arc::clone(&self.points),
+                every: self.every,
+                skip_failures: self.skip_failures,
+                once: self.once,
+                clock: Arc::clone(&self.clock),
+                sender: sender.clone(),
+                line_pause: LINE_PAUSE_MIN,
+                line_down_until: None,
+            };
+            self.polls.spawn(poller.run());
+        }
+        self.rows = Some(receiver);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        let Some(receiver) = &mut self.rows else {
+            return Err(ConnectorError::Fatal("the source was not opened".into()));
+        };
+        let mut readings = Vec::new();
+        if receiver.recv_many(&mut readings, ROWS_WAITING_MAX).await == 0 {
+            return Ok(Polled::End);
+        }
+        let batch = self.batch(&readings).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&()) }))
+    }
+
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        self.polls.shutdown().await;
+        Ok(())
+    }
+}
+
+impl ModbusSource {
+    fn batch(&self, readings: &[Reading]) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let times: Vec<i64> = readings.iter().map(|reading| reading.at.0).collect();
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+            Arc::new(arrow::array::StringArray::from_iter_values(
+                readings.iter().map(|reading| &*reading.device),
+            )),
+        ];
+        if self.units.len() > 1 {
+            let units = readings.iter().map(|reading| i64::from(reading.unit));
+            columns.push(Arc::new(arrow::array::Int64Array::from_iter_values(units)));
+        }
+        let qualities = readings.iter().map(|reading| reading.quality.word());
+        columns.push(Arc::new(arrow::array::StringArray::from_iter_values(qualities)));
+        for (index, point) in self.points.iter().enumerate() {
+            let values = readings.iter().map(|reading| reading.values.get(index).and_then(Option::as_ref));
+            columns.push(column(point.field().data_type(), values));
+        }
+        RecordBatch::try_new(Arc::clone(&self.stream.columns), columns)
+    }
+}
+
+/// A column of values; a value of another type is NULL, which `Point::field` rules out.
+fn column<'a>(data_type: &DataType, values: impl Iterator<Item = Option<&'a Value>>) -> ArrayRef {
+    macro_rules! fill {
+        ($builder:ty, $value:ident => $($pattern:pat => $result:expr),+) => {{
+            let mut builder = <$builder>::new();
+            for $value in values {
+                match $value {
+                    $(Some($pattern) => builder.append_value($result),)+
+                    Some(_) | None => builder.append_null(),
+                }
+            }
+            Arc::new(builder.finish())
+        }};
+    }
+    if data_type == &DataType::Boolean {
+        return fill!(BooleanBuilder, value => Value::Bool(flag) => *flag);
+    }
+    if data_type == &DataType::Int64 {
+        return fill!(Int64Builder, value => Value::Int(number) => *number, Value::Unsigned(number) => i64::try_from(*number).unwrap_or(i64::MAX));
+    }
+    if data_type == &DataType::UInt64 {
+        return fill!(UInt64Builder, value => Value::Unsigned(number) => *number);
+    }
+    if data_type == &DataType::Utf8 {
+        return fill!(StringBuilder, value => Value::Text(text) => text);
+    }
+    fill!(Float64Builder, value => Value::Float(number) => *number)
+}
+
+/// Polls the units of one line.
+struct Poller {
+    source: String,
+    device: Arc<str>,
+    bus: Arc<Bus>,
+    units: Vec<Unit>,
+    points: Arc<[Point]>,
+    every: Duration,
+    skip_failures: bool,
+    once: bool,
+    clock: Arc<dyn Clock>,
+    sender: mpsc::Sender<Reading>,
+    line_pause: Duration,
+    line_down_until: Option<Instant>,
+}
+
+impl Poller {
+    async fn run(mut self) {
+        let mut ticks = tokio::time::interval(self.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let overruns = metrics::counter!("tidegate_modbus_overruns_total", "node" => self.source.clone());
+        loop {
+            let due = ticks.tick().await;
+            if self.poll_all().await.is_err() || self.once {
+                return;
+            }
+            if due.elapsed() > self.every {
+                overruns.increment(1);
+            }
+        }
+    }
+
+    /// Polls each unit once; `Err` when nobody reads the rows any more.
+    async fn poll_all(&mut self) -> Result<(), ()> {
+        let mut units = std::mem::take(&mut self.units);
+        let mut gone = false;
+        for unit in &mut units {
+            let line_down = self.line_down_until.is_some_and(|until| Instant::now() < until);
+            let polled = if line_down {
+                None
+            } else {
+                let polled = unit.poll(&self.bus, &self.points, &self.device).await;
+                self.note_line(polled.line_down);
+                Some(polled)
+            };
+            let (quality, values) = polled.map_or_else(
+                || (Quality::Bad, vec![None; self.points.len()]),
+                |polled| (polled.quality, polled.values),
+            );
+            if quality == Quality::Bad && self.skip_failures {
+                continue;
+            }
+            let device = Arc::clone(&self.device);
+            let reading = Reading { at: self.clock.now(), device, unit: unit.id, quality, values };
+            if self.sender.send(reading).await.is_err() {
+                gone = true;
+                break;
+            }
+        }
+        self.units = units;
+        if gone { Err(()) } else { Ok(()) }
+    }
+
+    fn note_line(&mut self, down: bool) {
+        if down {
+            self.line_down_until = Some(Instant::now() + self.line_pause);
+            self.line_pause = (self.line_pause * 2).min(LINE_PAUSE_MAX);
+        } else {
+            self.line_down_until = None;
+            self.line_pause = LINE_PAUSE_MIN;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Every part that a topology can name, joined from the crates that have them.
+
+use tidegate_engine::catalog::Catalog;
+
+/// The whole catalog.
+pub(crate) const CATALOG: Catalog = Catalog {
+    sources: &[tidegate_connectors::SOURCES],
+    operators: &[tidegate_operators::OPERATORS],
+    sinks: &[tidegate_connectors::SINKS],
+    trigger: &tidegate_operators::TRIGGER,
+    tasks: &[tidegate_operators::TASKS, tidegate_connectors::TASKS],
+};

@@ -1,0 +1,107 @@
+//! `tidegate run FILE`: one topology in the foreground.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tidegate_engine::topology::value::parse_duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::logging;
+use crate::daemon::{Running, Runtimes};
+use crate::exit::{FAILED, Failure};
+use crate::topology::{LoadOptions, load_and_report};
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// The topology file
+    file: PathBuf,
+    /// Sources end at what is there now; drain and exit
+    #[arg(long)]
+    once: bool,
+    /// Stop after this time, e.g. 30s
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    for_time: Option<Duration>,
+    /// Where state is kept; `.tidegate/NAME` beside the file if left out
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Throw the saved state of a node away
+    #[arg(long, value_name = "NODE")]
+    reset_state: Vec<String>,
+    /// Log as JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| format!("{text:?} is no time; write e.g. 30s, 5m or 2h"))
+}
+
+/// What ended the wait for a topology.
+enum Ending {
+    ByItself(Result<(), Failure>),
+    TimeOver,
+    Signal,
+}
+
+impl Run {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        logging::start(self.json, "info");
+        let options =
+            LoadOptions { data_dir: self.data_dir.clone(), once: self.once, ..LoadOptions::default() };
+        let (_, topology) = load_and_report(&self.file, &options)?;
+        let runtimes = Runtimes::start()?;
+        let compute = runtimes.compute.handle().clone();
+        runtimes.io.block_on(async {
+            let mut running = Running::start(topology, compute, &self.reset_state)?;
+            let ending = tokio::select! {
+                ended = running.wait() => Ending::ByItself(ended),
+                () = wait(self.for_time) => Ending::TimeOver,
+                () = stop_signal()? => Ending::Signal,
+            };
+            let result = match ending {
+                Ending::ByItself(result) => result,
+                // The author asked for an end: results of open windows are wanted.
+                Ending::TimeOver => running.stop(self.once).await,
+                Ending::Signal => running.stop(false).await,
+            };
+            summary(&running);
+            result
+        })
+    }
+}
+
+async fn wait(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves at SIGINT or SIGTERM.
+pub(super) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::new(FAILED, format!("cannot hear signals: {error}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn summary(running: &Running) {
+    for node in running.job.stats.iter().map(|stats| stats.read()) {
+        let ports: Vec<String> = node
+            .rows_out
+            .iter()
+            .filter(|(port, rows)| *rows > 0 || port.is_empty())
+            .map(
+                |(port, rows)| if port.is_empty() { format!("{rows} out") } else { format!("{rows} {port}") },
+            )
+            .collect();
+        tracing::info!(node = %node.name, "{} in, {}", node.rows_in, ports.join(", "));
+    }
+}

@@ -1,0 +1,35 @@
+//! How the program ends: the exit codes of `sysexits.h` that users rely on.
+
+use std::process::ExitCode;
+
+/// Why a command did not succeed. The message has been made for a person.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What to print on stderr; empty if it has been printed.
+    pub(crate) message: String,
+    /// The exit code.
+    pub(crate) code: u8,
+}
+
+/// Something failed.
+pub(crate) const FAILED: u8 = 1;
+/// The daemon cannot be reached.
+pub(crate) const UNREACHABLE: u8 = 69;
+/// A file or disk cannot be read or written.
+pub(crate) const IO: u8 = 74;
+/// The configuration is wrong; nothing was started.
+pub(crate) const CONFIG: u8 = 78;
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl std::fmt::Display) -> Failure {
+        Failure { message: message.to_string(), code }
+    }
+
+    /// Prints the message and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("error: {}", self.message);
+        }
+        ExitCode::from(self.code)
+    }
+}
