@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::diagnostic::Diagnostic;
 use crate::error::OperatorError;
 use crate::expression::{Expression, Expressions, Scope};
+use crate::time::Time;
 use crate::topology::value::Text;
 
 /// A compiled template.
@@ -101,6 +102,10 @@ pub fn display(values: &ArrayRef, row: usize) -> Result<String, OperatorError> {
     if values.is_null(row) {
         return Ok(String::new());
     }
+    // Arrow knows no zone by name here, not even UTC; times print as RFC 3339.
+    if let Some(times) = values.as_any().downcast_ref::<TimestampMicrosecondArray>() {
+        return Ok(Time(times.value(row)).to_string());
+    }
     let options = FormatOptions::default();
     let formatter = ArrayFormatter::try_new(values.as_ref(), &options)?;
     Ok(formatter.value(row).try_to_string()?)
@@ -162,4 +167,17 @@ fn closing_brace(text: &str, from: usize) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_rfc3339() {
+        let times = TimestampMicrosecondArray::from(vec![Some(0), None]).with_timezone("UTC");
+        let times: ArrayRef = Arc::new(times);
+        assert_eq!(display(&times, 0), Ok("1970-01-01T00:00:00.000000Z".into()));
+        assert_eq!(display(&times, 1), Ok(String::new()));
+    }
 }
