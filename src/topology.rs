@@ -1,5 +1,6 @@
 //! A topology file on disk to a loaded topology, with its messages printed.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,10 @@ pub(crate) struct LoadOptions {
     pub(crate) data_dir: Option<PathBuf>,
     /// Bounded sources end at what is there now.
     pub(crate) once: bool,
+    /// Values of `${NAME}` that go before the environment's.
+    pub(crate) variables: BTreeMap<String, String>,
+    /// Recorded files that take the place of sources, by node name.
+    pub(crate) replay: BTreeMap<String, PathBuf>,
     /// Device points that flows may write.
     pub(crate) writes: Arc<Vec<WriteRule>>,
 }
@@ -62,7 +67,8 @@ impl TopologyFile {
     pub(crate) fn load(&self, options: &LoadOptions) -> Result<Topology, ConfigError> {
         let stem = self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("topology");
         let stem = if stem == "topology" { self.folder_name().unwrap_or(stem) } else { stem };
-        let (parsed, name) = read(&self.text, stem)?;
+        let variable = |name: &str| options.variables.get(name).cloned().or_else(|| std::env::var(name).ok());
+        let (parsed, name) = read(&self.text, stem, &variable)?;
         let base_dir = self.path.parent().map(Path::to_owned).unwrap_or_default();
         let data_dir = options.data_dir.clone().unwrap_or_else(|| base_dir.join(".tidegate").join(&name));
         let expressions: Arc<dyn Expressions> = Arc::new(SqlExpressions::new());
@@ -73,6 +79,7 @@ impl TopologyFile {
             data_dir,
             topology: name,
             once: options.once,
+            replay: options.replay.clone(),
             shared: Arc::default(),
             writes: Arc::clone(&options.writes),
         };

@@ -2,10 +2,32 @@
 //! in the tables below; the formats they share are in [`format`].
 
 pub mod format;
+mod kafka;
 mod modbus;
 mod opcua;
+mod row_encoder;
+mod seldom;
+#[cfg(test)]
+#[path = "../tests/support/topology.rs"]
+mod testing;
 
-use tidegate_engine::catalog::{BuildSource, Row};
+use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTask, Row};
 
 /// Every `[source.x] type = …`.
-pub const SOURCES: &[Row<BuildSource>] = &[modbus::SOURCE, opcua::SOURCE];
+#[rustfmt::skip]
+pub const SOURCES: &[Row<BuildSource>] = &[
+    kafka::SOURCE,
+    modbus::SOURCE,
+    opcua::SOURCE,
+];
+
+/// Every `[sink.x] type = …`.
+#[rustfmt::skip]
+pub const SINKS: &[Row<BuildSink>] = &[
+    kafka::SINK,
+];
+
+/// Every `[[flow.x.task]] type = …` that speaks to a device or broker.
+#[rustfmt::skip]
+pub const TASKS: &[Row<BuildTask>] = &[
+];

@@ -1,5 +1,6 @@
 //! `tidegate run FILE`: one topology in the foreground.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::logging;
 use crate::daemon::{Running, Runtimes};
-use crate::exit::{FAILED, Failure};
+use crate::exit::{FAILED, Failure, IO};
 use crate::topology::{LoadOptions, load_and_report};
 
 #[derive(Args)]
@@ -28,9 +29,20 @@ pub(crate) struct Run {
     /// Throw the saved state of a node away
     #[arg(long, value_name = "NODE")]
     reset_state: Vec<String>,
+    /// Give `${NAME}` a value
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+    /// Read a source's rows from a recorded file of JSON lines instead of its device
+    #[arg(long, value_name = "NODE=FILE", value_parser = pair)]
+    replay: Vec<(String, String)>,
     /// Log as JSON lines
     #[arg(long)]
     json: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no `=`"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -68,6 +80,20 @@ impl Run {
             summary(&running);
             result
         })
+    }
+}
+
+impl Run {
+    /// Recorded files by node; paths start at the current folder.
+    fn replay(&self) -> Result<BTreeMap<String, PathBuf>, Failure> {
+        let mut replay = BTreeMap::new();
+        for (node, path) in &self.replay {
+            let path = std::path::absolute(path);
+            let path =
+                path.map_err(|error| Failure::new(IO, format!("cannot find the current folder: {error}")))?;
+            replay.insert(node.clone(), path);
+        }
+        Ok(replay)
     }
 }
 

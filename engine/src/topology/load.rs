@@ -9,10 +9,11 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
 use crate::operator::Input;
 use crate::schema::{StreamSchema, rejects_schema};
+use crate::source::{SourcePart, WatermarkPolicy};
 use crate::topology::key::{Key, Kind, optional, required};
 use crate::topology::keys::check_keys;
 use crate::topology::node::{BuildContext, NodeConfig, Section};
-use crate::topology::parse::{Parsed, parse};
+use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::value::{Data, Table, Text, Value};
 
@@ -67,8 +68,12 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Everything wrong with the syntax.
-pub fn read(text: &str, file_stem: &str) -> Result<(Parsed, String), ConfigError> {
-    let (parsed, mut diagnostics) = parse(text);
+pub fn read(
+    text: &str,
+    file_stem: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Parsed, String), ConfigError> {
+    let (parsed, mut diagnostics) = parse_with(text, variable);
     check_keys(&parsed.topology, &[TOPOLOGY_KEYS], "[topology]", &parsed.topology.span, &mut diagnostics);
     if parsed.nodes.len() > NODES_MAX {
         let message = format!("{} nodes; a topology may have {NODES_MAX}", parsed.nodes.len());
@@ -311,7 +316,8 @@ impl Builder<'_> {
 
     fn source(&mut self, node: &NodeConfig) {
         let Some(row) = find(self.catalog.sources, &node.kind.value) else { return };
-        match (row.build)(node, self.context) {
+        let built = (row.build)(node, self.context).and_then(|part| self.replayed(node, part));
+        match built {
             Ok(part) => {
                 let ports = vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
                 self.streams.insert(node.name.clone(), ports);
@@ -319,6 +325,15 @@ impl Builder<'_> {
             }
             Err(error) => self.diagnostics.extend(error.0),
         }
+    }
+
+    /// The same stream from a recorded file, where one was named for the node.
+    fn replayed(&self, node: &NodeConfig, part: SourcePart) -> Result<SourcePart, ConfigError> {
+        let Some(path) = self.context.replay.get(&node.name) else { return Ok(part) };
+        let Some(row) = find(self.catalog.sources, "file") else { return Ok(part) };
+        let replayed = (row.build)(&super::replay::file_node(node, &part.stream, path), self.context)?;
+        let watermark = WatermarkPolicy { max_future: None, ..part.watermark };
+        Ok(SourcePart { watermark, ..replayed })
     }
 
     fn operator(&mut self, node: &NodeConfig) {

@@ -7,5 +7,6 @@ pub mod load;
 pub mod node;
 pub mod parse;
 pub mod plan;
+mod replay;
 pub mod report;
 pub mod value;

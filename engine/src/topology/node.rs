@@ -75,6 +75,8 @@ pub struct BuildContext {
     pub topology: String,
     /// Bounded sources end at what is there now (`run --once`).
     pub once: bool,
+    /// Recorded files that take the place of sources, by node name.
+    pub replay: std::collections::BTreeMap<String, PathBuf>,
     /// Things that several parts use together, such as the one line to a device.
     pub shared: Arc<crate::shared::Shared>,
     /// Device points that may be written; empty without a daemon config.

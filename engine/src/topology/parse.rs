@@ -27,6 +27,12 @@ pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// among the messages nothing may start.
 #[must_use]
 pub fn parse(text: &str) -> (Parsed, Vec<Diagnostic>) {
+    parse_with(text, &|name| std::env::var(name).ok())
+}
+
+/// Parses a topology file whose `${VAR}` are looked up by `variable`.
+#[must_use]
+pub fn parse_with(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> (Parsed, Vec<Diagnostic>) {
     if text.len() > FILE_BYTES_MAX {
         let message = format!("the file has {} bytes; a topology may have {FILE_BYTES_MAX}", text.len());
         return (Parsed::default(), vec![Diagnostic::error("TG-C001", message)]);
@@ -35,7 +41,7 @@ pub fn parse(text: &str) -> (Parsed, Vec<Diagnostic>) {
         Ok(document) => document,
         Err(error) => return (Parsed::default(), vec![syntax_error(&error)]),
     };
-    let mut reader = Reader { text, diagnostics: Vec::new() };
+    let mut reader = Reader { text, variable, diagnostics: Vec::new() };
     let mut parsed = Parsed::default();
     for entry in reader.table(document.as_table(), 0..0).entries {
         reader.section(&mut parsed, entry);
@@ -54,6 +60,7 @@ fn syntax_error(error: &toml_edit::TomlError) -> Diagnostic {
 
 struct Reader<'a> {
     text: &'a str,
+    variable: &'a dyn Fn(&str) -> Option<String>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -173,7 +180,7 @@ impl Reader<'_> {
         if !value.contains("${") {
             return text;
         }
-        match replace_variables(value, &|name| std::env::var(name).ok()) {
+        match replace_variables(value, self.variable) {
             Ok(replaced) => Text { value: replaced, span: span.clone(), starts_at: None },
             Err((message, range)) => {
                 let diagnostic = Diagnostic::error("TG-C008", message).at(text.span_of(range));

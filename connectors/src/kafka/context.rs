@@ -1,0 +1,380 @@
+//! The callbacks of the consumer: partitions come and go, commits end, the
+//! brokers' errors and figures arrive. All of them run inside `poll` on the
+//! consumer's own thread. An error here never stops the topology: librdkafka
+//! goes on trying, and so do we.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tidegate_engine::error::ConnectorError;
+use tidegate_engine::time::Clock;
+use tokio::time::Instant;
+
+use super::commit::CommitDesk;
+use super::handoff::{Given, Handoff};
+use super::position::Offsets;
+use super::slots::Slots;
+use super::start::Start;
+use crate::seldom::Seldom;
+
+/// How long one look for new commit requests takes while partitions are given
+/// back.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// How long a question about a partition's end may take.
+const WATERMARKS_MAX: Duration = Duration::from_secs(10);
+
+/// What the reading thread and the async side share.
+pub(super) struct Link {
+    /// Rows on their way to `next`.
+    pub(super) handoff: Handoff,
+    /// Commits on their way to the brokers.
+    pub(super) desk: Arc<CommitDesk>,
+    /// Set to end the reading.
+    pub(super) stop: AtomicBool,
+    /// Whether a broker answers.
+    pub(super) connected: AtomicBool,
+    /// Rows that wait at the brokers.
+    pub(super) lag: AtomicU64,
+}
+
+impl Link {
+    /// Whether the reading shall end.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// How a source reads, beside its client's settings.
+#[derive(Clone)]
+pub(super) struct Reading {
+    /// Where unknown partitions begin.
+    pub(super) start: Start,
+    /// Longest wait for rows of revoked partitions to become durable.
+    pub(super) drain: Duration,
+    /// Ends at the ends of now.
+    pub(super) once: bool,
+}
+
+/// Callbacks and the partitions they change.
+pub(super) struct Context {
+    pub(super) node: String,
+    pub(super) reading: Reading,
+    pub(super) link: Arc<Link>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) seldom: Seldom,
+    slots: Mutex<Slots>,
+    failure: Mutex<Option<ConnectorError>>,
+    /// Partitions were assigned at least once (it may have been none).
+    pub(super) was_assigned: AtomicBool,
+    /// Partitions came since the reader last looked: a paused reader pauses them too.
+    pub(super) has_new: AtomicBool,
+}
+
+impl Context {
+    pub(super) fn new(
+        node: &str,
+        reading: Reading,
+        link: Arc<Link>,
+        clock: Arc<dyn Clock>,
+        slots: Slots,
+    ) -> Context {
+        Context {
+            node: node.to_owned(),
+            reading,
+            link,
+            clock,
+            seldom: Seldom::default(),
+            slots: Mutex::new(slots),
+            failure: Mutex::new(None),
+            was_assigned: AtomicBool::new(false),
+            has_new: AtomicBool::new(false),
+        }
+    }
+
+    /// The partitions. Never held across `poll`.
+    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the reading must stop, if it must.
+    pub(super) fn take_failure(&self) -> Option<ConnectorError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn fail(&self, error: ConnectorError) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    /// An error that passes by itself: one line now and then, and a count.
+    pub(super) fn informational(&self, error: &KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        let kind = code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
+        if kind == "AllBrokersDown" {
+            self.link.connected.store(false, Ordering::Release);
+        }
+        metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind.clone())
+            .increment(1);
+        if let Some(left_out) = self.seldom.may_say(&kind) {
+            tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka source goes on trying");
+        }
+    }
+
+    /// New partitions: each gets the offset it begins at.
+    fn take_over(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        list: &mut TopicPartitionList,
+    ) -> Result<(), ConnectorError> {
+        let mut unknown = TopicPartitionList::new();
+        for place in list.clone().elements() {
+            let (topic, partition) = (place.topic(), place.partition());
+            let resume = self.slots().slot(topic, partition).and_then(|slot| slot.resume.take());
+            match resume {
+                Some(offset) => {
+                    list.set_partition_offset(topic, partition, Offset::Offset(offset)).map_err(lost)?
+                }
+                None => drop(unknown.add_partition(topic, partition)),
+            }
+        }
+        self.reading.start.place(consumer, &mut unknown).map_err(lost)?;
+        for place in unknown.elements() {
+            list.set_partition_offset(place.topic(), place.partition(), place.offset()).map_err(lost)?;
+        }
+        self.note_assigned(consumer, list)?;
+        // "Latest" must mean the first start only: what we decided is remembered by the group.
+        if self.reading.start == Start::Latest && unknown.count() > 0 {
+            consumer.commit(&unknown, CommitMode::Async).map_err(lost)?;
+        }
+        Ok(())
+    }
+
+    fn note_assigned(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        list: &TopicPartitionList,
+    ) -> Result<(), ConnectorError> {
+        for place in list.elements() {
+            let (topic, partition) = (place.topic(), place.partition());
+            let ends = if self.reading.once {
+                Some(consumer.fetch_watermarks(topic, partition, WATERMARKS_MAX).map_err(lost)?)
+            } else {
+                None
+            };
+            let offset = if let Offset::Offset(offset) = place.offset() { Some(offset) } else { None };
+            let mut slots = self.slots();
+            let Some(slot) = slots.slot(topic, partition) else { continue };
+            slot.assigned = true;
+            (slot.next, slot.handed, slot.durable) = (offset, offset, offset);
+            if let Some((low, high)) = ends {
+                slot.end = Some(high);
+                // Nothing to read: the end is reached without a message.
+                slot.next = offset.or((low >= high).then_some(high));
+            }
+        }
+        Ok(())
+    }
+
+    /// Partitions go: what was read of them is handed over, and the brokers
+    /// hear how far it is durable before another member continues.
+    fn give_back(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
+        let wait = !consumer.assignment_lost() && !self.link.is_stopping();
+        if wait {
+            let finished = self.slots().finish(self.clock.now());
+            match finished {
+                Ok(rows) if rows.is_empty() => {}
+                Ok(rows) => self.link.handoff.push(Given::Rows(rows)),
+                Err(error) => return self.fail(error),
+            }
+            self.drain(consumer, list);
+        }
+        let mut slots = self.slots();
+        for place in list.elements() {
+            slots.revoke(place.topic(), place.partition());
+        }
+    }
+
+    fn drain(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
+        let deadline = Instant::now() + self.reading.drain;
+        loop {
+            if self.is_settled(list) || self.link.is_stopping() {
+                return;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    node = self.node,
+                    "rows of revoked partitions are not durable yet; the next member reads them again"
+                );
+                return;
+            }
+            if let Some(offsets) = self.link.desk.wait(DRAIN_LOOK) {
+                let list = self.note_durable(&offsets);
+                let ended = if list.count() == 0 { Ok(()) } else { consumer.commit(&list, CommitMode::Sync) };
+                self.commit_callback(ended, &list);
+            }
+        }
+    }
+
+    fn is_settled(&self, list: &TopicPartitionList) -> bool {
+        let mut slots = self.slots();
+        list.elements()
+            .iter()
+            .all(|place| slots.slot(place.topic(), place.partition()).is_none_or(|slot| slot.is_settled()))
+    }
+
+    /// Remembers what is durable; answers what there is to commit: offsets of
+    /// our partitions that the group does not know yet.
+    pub(super) fn note_durable(&self, offsets: &Offsets) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for slot in self.slots().iter_mut().filter(|slot| slot.assigned) {
+            let Some(next) = offsets.next(&slot.topic, slot.partition) else { continue };
+            // A partition that went and came back must not be set back by an older checkpoint.
+            if slot.durable.is_some_and(|durable| durable > next) {
+                continue;
+            }
+            slot.durable = Some(next);
+            if slot.committed.is_none_or(|committed| committed < next) {
+                slot.asked = Some(next);
+                // The list is new and the offset a plain number: it cannot be refused.
+                drop(list.add_partition_offset(&slot.topic, slot.partition, Offset::Offset(next)));
+            }
+        }
+        list
+    }
+}
+
+/// A question that the brokers did not answer: the consumer starts anew.
+fn lost(error: impl std::fmt::Display) -> ConnectorError {
+    ConnectorError::Lost(format!("kafka: cannot find where partitions begin: {error}"))
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        let serious = matches!(
+            level,
+            RDKafkaLogLevel::Emerg
+                | RDKafkaLogLevel::Alert
+                | RDKafkaLogLevel::Critical
+                | RDKafkaLogLevel::Error
+        );
+        if !serious {
+            tracing::debug!(node = self.node, facility, "librdkafka: {line}");
+        } else if let Some(left_out) = self.seldom.may_say(facility) {
+            tracing::warn!(node = self.node, facility, left_out, "librdkafka: {line}");
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.informational(&error, reason);
+    }
+
+    /// Read leniently: librdkafka can write broken JSON (its issue 5390), and
+    /// a lost figure is better than a lost source.
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(figures) = serde_json::from_slice::<Figures>(statistics) else { return };
+        let up = figures.brokers.values().any(|broker| broker.state == "UP");
+        self.link.connected.store(up, Ordering::Release);
+        let mut slots = self.slots();
+        for slot in slots.iter_mut() {
+            let topic = figures.topics.get(&slot.topic);
+            let Some(figures) = topic.and_then(|topic| topic.partitions.get(&slot.partition.to_string()))
+            else {
+                continue;
+            };
+            // Markers of transactions have offsets and are no messages: at the end is at the end.
+            let at_end = figures.eof_offset >= figures.hi_offset;
+            slot.broker_end = if at_end { slot.next } else { Some(figures.hi_offset) };
+        }
+        self.link.lag.store(slots.lag(), Ordering::Release);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        code: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        metrics::counter!("tidegate_kafka_rebalances_total", "node" => self.node.clone()).increment(1);
+        let assigns = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        tracing::info!(node = self.node, partitions = list.count(), assigns, "kafka group rebalances");
+        if assigns && let Err(error) = self.take_over(consumer, list) {
+            self.fail(error);
+        } else if !assigns {
+            self.give_back(consumer, list);
+        }
+        let done = match (assigns, cooperative) {
+            (true, true) => consumer.incremental_assign(list),
+            (true, false) => consumer.assign(list),
+            (false, true) => consumer.incremental_unassign(list),
+            (false, false) => consumer.unassign(),
+        };
+        if let Err(error) = done {
+            self.fail(ConnectorError::Lost(format!("kafka: the group's assignment was refused: {error}")));
+        }
+        if assigns {
+            self.was_assigned.store(true, Ordering::Release);
+            self.has_new.store(true, Ordering::Release);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let ended = if result.is_ok() { "ok" } else { "failed" };
+        metrics::counter!("tidegate_kafka_commits_total", "node" => self.node.clone(), "result" => ended)
+            .increment(1);
+        if result.is_ok() {
+            let mut slots = self.slots();
+            for place in offsets.elements() {
+                if let (Offset::Offset(offset), Some(slot)) =
+                    (place.offset(), slots.slot(place.topic(), place.partition()))
+                {
+                    slot.committed = slot.committed.max(Some(offset));
+                }
+            }
+        }
+        self.link.desk.report(result.err().map(|error| error.to_string()));
+    }
+}
+
+/// The few of librdkafka's statistics that are used.
+#[derive(serde::Deserialize)]
+struct Figures {
+    #[serde(default)]
+    brokers: HashMap<String, BrokerFigures>,
+    #[serde(default)]
+    topics: HashMap<String, TopicFigures>,
+}
+
+#[derive(serde::Deserialize)]
+struct BrokerFigures {
+    #[serde(default)]
+    state: String,
+}
+
+#[derive(serde::Deserialize)]
+struct TopicFigures {
+    #[serde(default)]
+    partitions: HashMap<String, PartitionFigures>,
+}
+
+#[derive(serde::Deserialize)]
+struct PartitionFigures {
+    #[serde(default = "unknown_offset")]
+    hi_offset: i64,
+    #[serde(default = "unknown_offset")]
+    eof_offset: i64,
+}
+
+/// librdkafka's own "not known".
+fn unknown_offset() -> i64 {
+    -1001
+}

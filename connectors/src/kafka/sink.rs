@@ -1,0 +1,311 @@
+//! The sink `kafka`: one message per row through an idempotent producer. A
+//! flush returns when every message has its delivery report; the producer is
+//! never dropped with messages in it unless the brokers stayed away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, ConnectorError, RejectedRow};
+use tidegate_engine::expression::Scope;
+use tidegate_engine::operator::Input;
+use tidegate_engine::sink::{Sink, SinkPart};
+use tidegate_engine::template::Template;
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tidegate_engine::topology::value::Table;
+
+use super::client::ClientSettings;
+use super::ledger::{Ledger, Reports, is_final};
+use super::render::{Messages, Recipe};
+use super::{is_topic, wrong_topic};
+use crate::format::encode::EncodeFormat;
+use crate::row_encoder::RowEncoder;
+use crate::seldom::Seldom;
+
+/// How long `close` waits for delivery reports.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Rows given to the producer before other tasks of the thread get a turn.
+const ROWS_PER_TURN: usize = 1_024;
+
+pub(super) const SINK_KEYS: &[Key] = &[
+    required("topic", Kind::Template, "the topic; {expr} inserts a value, e.g. \"events-{site}\""),
+    optional("key", Kind::Expression, "the message's key, e.g. \"device\"; rows of one key keep their order"),
+    optional("headers", Kind::Map(&Kind::Template), "headers by name, e.g. { trace = \"{trace_id}\" }"),
+    optional(
+        "partitioner",
+        Kind::Word(&[
+            "murmur2_random",
+            "murmur2",
+            "consistent_random",
+            "consistent",
+            "fnv1a_random",
+            "random",
+        ]),
+        "how keys choose partitions; default murmur2_random, as Kafka's own clients",
+    ),
+    optional(
+        "compression",
+        Kind::Word(&["none", "gzip", "snappy", "lz4", "zstd"]),
+        "compression of message sets; default lz4",
+    ),
+    optional("idempotent", Kind::Bool, "whether the broker drops repeats and keeps order; default true"),
+    optional("linger", Kind::Duration, "how long messages may wait for company; default 5ms"),
+    optional(
+        "delivery_timeout",
+        Kind::Duration,
+        "a message not delivered in this time is sent anew; default 2m",
+    ),
+];
+
+pub(super) const SINK_EXAMPLE: &str = r#"[topology]
+name = "forward"
+
+[source.rows]
+type   = "file"
+path   = "rows.jsonl"
+format = "json"
+schema = { device = "string", ts = "timestamp", value = "float64" }
+time   = { column = "ts", unit = "ms" }
+
+[sink.out]
+type    = "kafka"
+from    = "rows"
+brokers = ["localhost:9092"]
+topic   = "values"
+key     = "device"
+"#;
+
+/// Builds the sink.
+pub(super) fn build_sink(
+    config: &NodeConfig,
+    context: &BuildContext,
+    input: &Input,
+) -> Result<SinkPart, ConfigError> {
+    let mut problems = Vec::new();
+    let mut settings =
+        ClientSettings::from_config(config, context, &[("statistics.interval.ms", "0")], &mut problems);
+    producer_settings(&config.table, &mut settings);
+    let recipe = recipe(config, context, input, &mut problems);
+    let (Some(recipe), true) = (recipe, problems.is_empty()) else { return Err(ConfigError(problems)) };
+    let node = config.name.clone();
+    let sink = KafkaSink { node, settings, recipe, ledger: Arc::default(), producer: None, rows: 0 };
+    Ok(SinkPart { sink: Box::new(sink) })
+}
+
+fn producer_settings(table: &Table, settings: &mut ClientSettings) {
+    let idempotent = table.bool("idempotent").unwrap_or(true);
+    settings.set("enable.idempotence", if idempotent { "true" } else { "false" });
+    settings.set("partitioner", table.str("partitioner").unwrap_or("murmur2_random"));
+    settings.set("compression.type", table.str("compression").unwrap_or("lz4"));
+    let linger = table.duration("linger").unwrap_or(Duration::from_millis(5));
+    settings.set("linger.ms", linger.as_millis().to_string());
+    let timeout = table.duration("delivery_timeout").unwrap_or(Duration::from_secs(120));
+    // librdkafka demands more than linger, and takes 0 for "for ever".
+    let timeout = timeout.max(linger + Duration::from_millis(1)).max(Duration::from_millis(10));
+    settings.set("delivery.timeout.ms", timeout.as_millis().to_string());
+}
+
+fn recipe(
+    config: &NodeConfig,
+    context: &BuildContext,
+    input: &Input,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<Recipe> {
+    let table = &config.table;
+    let scope = Scope::of(&input.stream.columns);
+    let expressions = context.expressions.as_ref();
+    let text = table.text("topic")?;
+    let topic = Template::compile(text, &scope, expressions).map_err(|problem| problems.push(problem)).ok();
+    if topic.as_ref().and_then(Template::as_literal).is_some_and(|literal| !is_topic(&literal)) {
+        problems.push(wrong_topic(text));
+    }
+    let key = table.text("key").map(|key| expressions.compile(key, &scope)).transpose();
+    let key = key.map_err(|problem| problems.push(problem)).ok();
+    let mut headers = Vec::new();
+    for entry in table.table("headers").map(|table| table.entries.as_slice()).unwrap_or_default() {
+        let Some(text) = entry.value.as_text() else { continue };
+        match Template::compile(text, &scope, expressions) {
+            Ok(template) => headers.push((entry.key.clone(), template)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let format = EncodeFormat::from_config(config).map_err(|ConfigError(more)| problems.extend(more)).ok();
+    Some(Recipe {
+        topic: topic?,
+        key: key?,
+        headers,
+        time: input.stream.time,
+        encoder: RowEncoder::new(format?),
+    })
+}
+
+struct KafkaSink {
+    node: String,
+    settings: ClientSettings,
+    recipe: Recipe,
+    ledger: Arc<Ledger>,
+    producer: Option<ThreadedProducer<Reports>>,
+    /// Rows since the last flush: numbers the reports.
+    rows: usize,
+}
+
+/// What the producer said to a message.
+enum Answer {
+    Taken,
+    QueueFull,
+    Refused(String),
+    Lost(String),
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    async fn open(&mut self) -> Result<(), ConnectorError> {
+        self.let_go(Duration::ZERO).await;
+        self.ledger = Arc::default();
+        self.rows = 0;
+        let reports =
+            Reports { node: self.node.clone(), ledger: Arc::clone(&self.ledger), seldom: Seldom::default() };
+        let producer = self.settings.resolve()?.create_with_context(reports);
+        let failed = |error| ConnectorError::Fatal(format!("kafka: the producer cannot be made: {error}"));
+        self.producer = Some(producer.map_err(failed)?);
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError> {
+        let mut refused = Vec::new();
+        // A stack, the earliest rows on top: order is kept when a part is halved.
+        let mut parts = vec![(0, batch.num_rows())];
+        while let Some((from, to)) = parts.pop() {
+            match self.recipe.render(batch, from..to) {
+                Ok(messages) => self.send_all(&messages, &mut refused).await?,
+                Err(error) if to - from == 1 => {
+                    refused.push(RejectedRow { row: from, reason: error.to_string() });
+                }
+                Err(_) => {
+                    let middle = from + (to - from) / 2;
+                    parts.push((middle, to));
+                    parts.push((from, middle));
+                }
+            }
+        }
+        self.rows += batch.num_rows();
+        if refused.is_empty() { Ok(()) } else { Err(ConnectorError::Rejected(refused)) }
+    }
+
+    async fn flush(&mut self, _epoch: u64) -> Result<(), ConnectorError> {
+        while self.ledger.open() > 0 {
+            self.ledger.progress().await;
+        }
+        let ended = self.ledger.take();
+        if let Some(reason) = ended.lost {
+            return Err(ConnectorError::Lost(reason));
+        }
+        self.rows = 0;
+        if ended.refused.is_empty() {
+            return Ok(());
+        }
+        let mut refused = ended.refused;
+        refused.sort_by_key(|row| row.row);
+        Err(ConnectorError::Rejected(refused))
+    }
+
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        let left = self.let_go(CLOSE_MAX).await;
+        if left == 0 {
+            return Ok(());
+        }
+        Err(ConnectorError::Lost(format!("kafka: {left} messages were not delivered before the stop")))
+    }
+}
+
+impl KafkaSink {
+    async fn send_all(
+        &mut self,
+        messages: &Messages,
+        refused: &mut Vec<RejectedRow>,
+    ) -> Result<(), ConnectorError> {
+        for (index, row) in messages.rows.clone().enumerate() {
+            loop {
+                match self.send(messages, index, self.rows + row) {
+                    Answer::Taken => break,
+                    // A report frees a place: no fixed sleep, no reordering.
+                    Answer::QueueFull => self.ledger.progress().await,
+                    Answer::Refused(reason) => {
+                        refused.push(RejectedRow { row, reason });
+                        break;
+                    }
+                    Answer::Lost(reason) => return Err(ConnectorError::Lost(reason)),
+                }
+            }
+            if index % ROWS_PER_TURN == ROWS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, messages: &Messages, index: usize, number: usize) -> Answer {
+        let Some(producer) = &self.producer else { return Answer::Lost("the kafka sink is not open".into()) };
+        let Some(message) = messages.get(index) else {
+            return Answer::Refused("the row has no message".into());
+        };
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(message.topic, number).payload(message.payload);
+        record.key = message.key;
+        record.timestamp = message.time;
+        let mut headers = messages.headers(index).peekable();
+        if headers.peek().is_some() {
+            let all = headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header { key, value: Some(value) })
+            });
+            record.headers = Some(all);
+        }
+        self.ledger.sent();
+        let Err((error, _)) = producer.send(record) else { return Answer::Taken };
+        self.ledger.unsent();
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
+            return Answer::QueueFull;
+        }
+        if is_final(&error) || matches!(error, KafkaError::Nul(_)) {
+            return Answer::Refused(format!("kafka: {error}"));
+        }
+        Answer::Lost(format!("kafka: {error}"))
+    }
+
+    /// Waits for reports, at most `wait`, then drops the producer on a thread
+    /// where that may block; answers how many messages had no report.
+    async fn let_go(&mut self, wait: Duration) -> usize {
+        let Some(producer) = self.producer.take() else { return 0 };
+        let ledger = Arc::clone(&self.ledger);
+        let reported = async {
+            while ledger.open() > 0 {
+                ledger.progress().await;
+            }
+        };
+        drop(tokio::time::timeout(wait, reported).await);
+        let left = self.ledger.open();
+        // Dropping stops the poll thread and purges: up to 0.6 s.
+        drop(tokio::task::spawn_blocking(move || drop(producer)));
+        left
+    }
+}
+
+impl Drop for KafkaSink {
+    /// Dropped without `close`: what the producer holds still gets its chance,
+    /// on a thread of its own.
+    fn drop(&mut self) {
+        let Some(producer) = self.producer.take() else { return };
+        let flushing = std::thread::Builder::new().name("kafka-flush".into());
+        let spawned = flushing.spawn(move || drop(producer.flush(CLOSE_MAX)));
+        if let Err(error) = spawned {
+            tracing::warn!(node = self.node, %error, "kafka messages may be lost: no thread to flush them");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What a Kafka source knows of each partition: how far it was read, handed
+//! over and made durable, and the rows being gathered. Plain memory: it never
+//! talks to a broker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rdkafka::message::{BorrowedMessage, Message};
+use tidegate_engine::codec::Decoder;
+use tidegate_engine::error::ConnectorError;
+use tidegate_engine::source::{Position, Rows};
+use tidegate_engine::time::Time;
+
+use super::columns::{Column, OwnRows};
+use super::position::{Offsets, Place};
+use crate::format::{Origin, RowFormat};
+
+/// Messages gathered before they are handed over, all partitions together.
+const MESSAGES_MAX: usize = 8_192;
+
+/// Payload bytes gathered before they are handed over.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Turns payloads of one node into rows.
+#[derive(Clone)]
+pub(super) struct RowMaker {
+    /// Name of the node.
+    pub(super) node: String,
+    /// The payload's format.
+    pub(super) format: Arc<RowFormat>,
+    /// Columns added to the payload's.
+    pub(super) columns: Arc<[Column]>,
+}
+
+/// Every partition seen, by the engine's dense partition index.
+pub(super) struct Slots {
+    maker: RowMaker,
+    all: Vec<Slot>,
+    /// The slot of the last message: neighbours mostly share a partition.
+    last: usize,
+    messages: usize,
+    bytes: usize,
+    ends_seen: HashMap<i32, usize>,
+}
+
+/// One partition.
+pub(super) struct Slot {
+    /// Its topic.
+    pub(super) topic: String,
+    /// Its number.
+    pub(super) partition: i32,
+    /// Whether it is ours now.
+    pub(super) assigned: bool,
+    /// Where the checkpoint says to go on; used once.
+    pub(super) resume: Option<i64>,
+    /// The offset after the last message read.
+    pub(super) next: Option<i64>,
+    /// The offset after the last message handed over.
+    pub(super) handed: Option<i64>,
+    /// The offset up to which the engine said its rows are durable.
+    pub(super) durable: Option<i64>,
+    /// The offset last sent to the group's commit.
+    pub(super) asked: Option<i64>,
+    /// The offset up to which the group's commit succeeded.
+    pub(super) committed: Option<i64>,
+    /// With `--once`: the offset at which it ends.
+    pub(super) end: Option<i64>,
+    /// The broker's end, when it last told.
+    pub(super) broker_end: Option<i64>,
+    decoder: Box<dyn Decoder>,
+    own: OwnRows,
+    messages: usize,
+}
+
+impl Slots {
+    /// Slots for the partitions of a checkpoint, each with its index of then.
+    pub(super) fn new(maker: RowMaker, resume: &Offsets) -> Slots {
+        let mut slots =
+            Slots { maker, all: Vec::new(), last: 0, messages: 0, bytes: 0, ends_seen: HashMap::new() };
+        for Place(topic, partition, next) in &resume.0 {
+            let index = slots.add_slot(topic, *partition);
+            if let Some(slot) = slots.all.get_mut(index) {
+                slot.resume = *next;
+            }
+        }
+        slots
+    }
+
+    fn add_slot(&mut self, topic: &str, partition: i32) -> usize {
+        self.all.push(Slot {
+            topic: topic.to_owned(),
+            partition,
+            assigned: false,
+            resume: None,
+            next: None,
+            handed: None,
+            durable: None,
+            asked: None,
+            committed: None,
+            end: None,
+            broker_end: None,
+            decoder: self.maker.format.decoder(),
+            own: OwnRows::new(&self.maker.columns),
+            messages: 0,
+        });
+        self.all.len() - 1
+    }
+
+    fn find(&self, topic: &str, partition: i32) -> Option<usize> {
+        self.all.iter().position(|slot| slot.partition == partition && slot.topic == topic)
+    }
+
+    /// The slot of a partition, made if it is new.
+    pub(super) fn slot(&mut self, topic: &str, partition: i32) -> Option<&mut Slot> {
+        let index = self.find(topic, partition).unwrap_or_else(|| self.add_slot(topic, partition));
+        self.all.get_mut(index)
+    }
+
+    /// All partitions.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.all.iter()
+    }
+
+    /// All partitions, to change.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.all.iter_mut()
+    }
+
+    /// Decodes a message into its partition's rows. A message without a payload
+    /// (a tombstone) gives none; its offset counts all the same.
+    pub(super) fn add(&mut self, message: &BorrowedMessage<'_>) {
+        let (topic, partition) = (message.topic(), message.partition());
+        let same = |slot: &Slot| slot.partition == partition && slot.topic == topic;
+        if !self.all.get(self.last).is_some_and(same) {
+            self.last = self.find(topic, partition).unwrap_or_else(|| self.add_slot(topic, partition));
+        }
+        let Some(slot) = self.all.get_mut(self.last) else { return };
+        let offset = message.offset();
+        if let Some(payload) = message.payload() {
+            let rows = slot.decoder.decode(payload, &|_| format!("{topic}/{partition}@{offset}"));
+            slot.own.append(message, rows);
+            self.bytes += payload.len();
+        }
+        slot.next = Some(offset + 1);
+        slot.messages += 1;
+        self.messages += 1;
+    }
+
+    /// Whether nothing is gathered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Whether enough is gathered for one round.
+    pub(super) fn is_full(&self) -> bool {
+        self.messages >= MESSAGES_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// The gathered rows, partition by partition, each with the position after
+    /// it and everything before it.
+    ///
+    /// # Errors
+    /// As `RowFormat::rows`.
+    pub(super) fn finish(&mut self, now: Time) -> Result<Vec<Rows>, ConnectorError> {
+        let mut rounds = Vec::new();
+        for index in 0..self.all.len() {
+            let Some(slot) = self.all.get_mut(index).filter(|slot| slot.messages > 0) else { continue };
+            let decoded = slot.decoder.finish();
+            let own = slot.own.finish();
+            slot.messages = 0;
+            slot.handed = slot.next;
+            let position = Position::of(&self.offsets());
+            let partition = u32::try_from(index).unwrap_or(u32::MAX);
+            let origin = Origin { node: &self.maker.node, partition, position, now };
+            rounds.push(self.maker.format.rows(decoded, own, origin)?);
+        }
+        self.messages = 0;
+        self.bytes = 0;
+        Ok(rounds)
+    }
+
+    /// Where a checkpoint taken now goes on.
+    fn offsets(&self) -> Offsets {
+        let place = |slot: &Slot| Place(slot.topic.clone(), slot.partition, slot.handed.or(slot.resume));
+        Offsets(self.all.iter().map(place).collect())
+    }
+
+    /// Throws gathered rows of a partition away and forgets where it stood: it
+    /// belongs to another member of the group.
+    pub(super) fn revoke(&mut self, topic: &str, partition: i32) {
+        let Some(slot) = self.slot(topic, partition) else { return };
+        let gathered = std::mem::take(&mut slot.messages);
+        slot.decoder.finish();
+        slot.own.finish();
+        slot.assigned = false;
+        slot.resume = None;
+        (slot.next, slot.handed, slot.durable) = (None, None, None);
+        (slot.asked, slot.committed) = (None, None);
+        slot.broker_end = None;
+        self.messages = self.messages.saturating_sub(gathered);
+    }
+
+    /// librdkafka saw the end of a partition with this number, and does not say
+    /// of which topic. Once as many ends were seen as partitions of the number
+    /// are open, they are at their ends, even if the last offsets hold markers
+    /// of transactions and no messages.
+    pub(super) fn reached_end(&mut self, partition: i32) {
+        let is_open = |slot: &&mut Slot| {
+            slot.assigned && slot.partition == partition && slot.end.is_some() && !slot.is_at_end()
+        };
+        let seen = self.ends_seen.entry(partition).or_default();
+        *seen += 1;
+        if *seen < self.all.iter_mut().filter(is_open).count() {
+            return;
+        }
+        *seen = 0;
+        for slot in self.all.iter_mut().filter(is_open) {
+            slot.next = slot.end;
+        }
+    }
+
+    /// Rows that wait at the brokers, as far as they told.
+    pub(super) fn lag(&self) -> u64 {
+        let behind = |slot: &Slot| {
+            let (end, next) = (slot.broker_end?, slot.next?);
+            u64::try_from(end.saturating_sub(next)).ok()
+        };
+        self.all.iter().filter(|slot| slot.assigned).filter_map(behind).sum()
+    }
+}
+
+impl Slot {
+    /// Whether a commit was sent whose success is not known.
+    pub(super) fn is_uncommitted(&self) -> bool {
+        self.asked > self.committed
+    }
+
+    /// Whether everything that was handed over is durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.handed.is_none_or(|handed| self.durable.is_some_and(|durable| durable >= handed))
+    }
+
+    /// With `--once`: whether it was read to the end found at the start.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.end.is_some_and(|end| self.next.is_some_and(|next| next >= end))
+    }
+}
