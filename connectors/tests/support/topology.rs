@@ -10,7 +10,6 @@ use arrow::datatypes::DataType;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::{Expression, Expressions, Scope, Selected};
-use tidegate_engine::time::SystemClock;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::parse::parse;
 use tidegate_engine::topology::value::Text;
@@ -26,16 +25,7 @@ pub(crate) fn node(text: &str) -> NodeConfig {
 /// A context whose expressions are column names.
 #[allow(dead_code, reason = "not every test file uses every helper")]
 pub(crate) fn build_context() -> BuildContext {
-    BuildContext {
-        expressions: Arc::new(ColumnNames),
-        clock: Arc::new(SystemClock),
-        base_dir: PathBuf::from("."),
-        data_dir: std::env::temp_dir(),
-        topology: "test".into(),
-        once: false,
-        writes: Arc::default(),
-        shared: Arc::default(),
-    }
+    BuildContext::new("test", PathBuf::from("."), std::env::temp_dir(), Arc::new(ColumnNames))
 }
 
 /// `column` or `other_task.column`; nothing else compiles.

@@ -84,6 +84,23 @@ pub struct BuildContext {
 }
 
 impl BuildContext {
+    /// A context with the wall clock, without recorded sources or writable
+    /// points.
+    #[must_use]
+    pub fn new(topology: &str, base_dir: PathBuf, data_dir: PathBuf, expressions: Arc<dyn Expressions>) -> Self {
+        BuildContext {
+            expressions,
+            clock: Arc::new(crate::time::SystemClock),
+            base_dir,
+            data_dir,
+            topology: topology.to_owned(),
+            once: false,
+            replay: std::collections::BTreeMap::new(),
+            shared: Arc::default(),
+            writes: Arc::default(),
+        }
+    }
+
     /// `path` as the topology's author meant it.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
