@@ -1,12 +1,14 @@
 //! Tidegate's connectors: one file or folder per outside system, and one row
 //! in the tables below; the formats they share are in [`format`].
 
+mod file;
 pub mod format;
 mod kafka;
 mod modbus;
 mod opcua;
 mod row_encoder;
 mod seldom;
+mod stdout;
 #[cfg(test)]
 #[path = "../tests/support/topology.rs"]
 mod testing;
@@ -16,6 +18,7 @@ use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTask, Row};
 /// Every `[source.x] type = …`.
 #[rustfmt::skip]
 pub const SOURCES: &[Row<BuildSource>] = &[
+    file::SOURCE,
     kafka::SOURCE,
     modbus::SOURCE,
     opcua::SOURCE,
@@ -24,7 +27,9 @@ pub const SOURCES: &[Row<BuildSource>] = &[
 /// Every `[sink.x] type = …`.
 #[rustfmt::skip]
 pub const SINKS: &[Row<BuildSink>] = &[
+    file::SINK,
     kafka::SINK,
+    stdout::SINK,
 ];
 
 /// Every `[[flow.x.task]] type = …` that speaks to a device or broker.

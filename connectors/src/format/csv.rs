@@ -233,6 +233,10 @@ impl StreamDecoder for CsvDecoder {
         whole
     }
 
+    fn first_row(&self, buffer: &[u8]) -> Option<usize> {
+        complete_row(buffer, self.delimiter)
+    }
+
     fn wants_header(&self) -> bool {
         self.header
     }

@@ -137,6 +137,12 @@ pub trait StreamDecoder: Decoder {
     /// pass exactly these to `decode`, keep the rest for later.
     fn whole_rows(&self, buffer: &[u8]) -> usize;
 
+    /// Bytes of the row that `buffer` begins with, its line end included; `None`
+    /// if it is not whole.
+    fn first_row(&self, buffer: &[u8]) -> Option<usize> {
+        memchr::memchr(b'\n', buffer).map(|end| end + 1)
+    }
+
     /// Whether the stream begins with a row that names the columns: pass it to
     /// `set_header` and not to `decode`.
     fn wants_header(&self) -> bool {

@@ -4,8 +4,10 @@
 mod csv;
 mod json;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidegate_engine::codec::Encoder;
@@ -80,6 +82,16 @@ impl EncodeFormat {
         }
     }
 
+    /// What a file of rows with this schema begins with: the header of CSV.
+    ///
+    /// # Errors
+    /// A sentence naming the column that has no form in this format.
+    pub fn header(self, schema: &SchemaRef) -> Result<Vec<u8>, String> {
+        let mut header = Vec::new();
+        self.encoder().encode(&RecordBatch::new_empty(Arc::clone(schema)), &mut header)?;
+        Ok(header)
+    }
+
     /// What files of this format are called: `jsonl` or `csv`.
     #[must_use]
     pub fn extension(self) -> &'static str {
@@ -123,10 +135,10 @@ fn plain(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             let unpacked = arrow::compute::cast(column, value)?;
             return plain(&unpacked);
         }
-        _ => return Ok(std::sync::Arc::clone(column)),
+        _ => return Ok(Arc::clone(column)),
     };
     if column.data_type() == &target {
-        return Ok(std::sync::Arc::clone(column));
+        return Ok(Arc::clone(column));
     }
     arrow::compute::cast(column, &target)
 }
