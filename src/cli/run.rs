@@ -59,8 +59,13 @@ enum Ending {
 impl Run {
     pub(crate) fn run(self) -> Result<(), Failure> {
         logging::start(self.json, "info");
-        let options =
-            LoadOptions { data_dir: self.data_dir.clone(), once: self.once, ..LoadOptions::default() };
+        let options = LoadOptions {
+            data_dir: self.data_dir.clone(),
+            once: self.once,
+            variables: self.set.iter().cloned().collect(),
+            replay: self.replay()?,
+            ..LoadOptions::default()
+        };
         let (_, topology) = load_and_report(&self.file, &options)?;
         let runtimes = Runtimes::start()?;
         let compute = runtimes.compute.handle().clone();
