@@ -22,7 +22,8 @@ fn expected(text: &str) -> Vec<Expected> {
     let mut line_of_marks = 0;
     for (number, line) in text.lines().enumerate() {
         let rest = line.strip_prefix('#').map(str::trim_start).unwrap_or_default();
-        let marked = ["^ ", "< ", "! "].iter().find_map(|mark| rest.strip_prefix(mark).map(|rest| (*mark, rest)));
+        let marked =
+            ["^ ", "< ", "! "].iter().find_map(|mark| rest.strip_prefix(mark).map(|rest| (*mark, rest)));
         let Some((mark, rest)) = marked else {
             line_of_marks = number as u64 + 1;
             continue;

@@ -87,7 +87,12 @@ impl BuildContext {
     /// A context with the wall clock, without recorded sources or writable
     /// points.
     #[must_use]
-    pub fn new(topology: &str, base_dir: PathBuf, data_dir: PathBuf, expressions: Arc<dyn Expressions>) -> Self {
+    pub fn new(
+        topology: &str,
+        base_dir: PathBuf,
+        data_dir: PathBuf,
+        expressions: Arc<dyn Expressions>,
+    ) -> Self {
         BuildContext {
             expressions,
             clock: Arc::new(crate::time::SystemClock),

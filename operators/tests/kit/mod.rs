@@ -1,0 +1,153 @@
+//! Runs one operator as the runtime would: rows cut into batches, watermarks
+//! from the engine's own rules, snapshot and restore between any two batches.
+
+#![allow(dead_code, reason = "not every test file uses every helper")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tidegate_engine::catalog::{BuildOperator, Row};
+use tidegate_engine::operator::{Input, OperatorPart, Output};
+use tidegate_engine::runtime::watermark::Watermarks;
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::source::WatermarkPolicy;
+use tidegate_engine::time::time_type;
+use tidegate_engine::topology::node::BuildContext;
+use tidegate_engine::topology::parse::parse;
+use tidegate_operators::expression::SqlExpressions;
+
+/// Rows `key, ts, value, n`.
+pub fn stream() -> StreamSchema {
+    StreamSchema::new(
+        vec![
+            Field::new("key", DataType::Utf8, true),
+            Field::new("ts", time_type(), false),
+            Field::new("value", DataType::Float64, true),
+            Field::new("n", DataType::Int64, true),
+        ],
+        Some("ts"),
+    )
+}
+
+/// One row: key, time in seconds, value.
+pub type TestRow = (&'static str, f64, Option<f64>);
+
+pub fn batch(rows: &[TestRow]) -> RecordBatch {
+    let times: Vec<i64> = rows.iter().map(|row| (row.1 * 1e6).round() as i64).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(rows.iter().map(|row| Some(row.0)).collect::<StringArray>()),
+        Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+        Arc::new(rows.iter().map(|row| row.2).collect::<Float64Array>()),
+        Arc::new(rows.iter().map(|row| row.2.map(|value| value as i64)).collect::<Int64Array>()),
+    ];
+    RecordBatch::try_new(stream().columns, columns).expect("columns of the schema")
+}
+
+/// Builds the one operator (or trigger) of a topology's text for `stream()`.
+pub fn build(text: &str) -> OperatorPart {
+    let (parsed, problems) = parse(text);
+    assert_eq!(problems, []);
+    let node = &parsed.nodes[0];
+    let context =
+        BuildContext::new("test", PathBuf::from("."), std::env::temp_dir(), Arc::new(SqlExpressions::new()));
+    let rows = tidegate_operators::OPERATORS.iter();
+    let row: &Row<BuildOperator> =
+        rows.into_iter().find(|row| row.name == node.kind.value).unwrap_or(&tidegate_operators::TRIGGER);
+    let input = Input { name: "rows".into(), stream: stream() };
+    (row.build)(node, &context, &[input]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// How rows reach the operator.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    pub batch_size: usize,
+    pub delay: Duration,
+    /// Snapshot after each batch and go on with a fresh, restored operator.
+    pub restore: bool,
+    /// Snapshot after each batch and go on with the same one.
+    pub snapshot: bool,
+}
+
+/// Every manner that must not change a result.
+pub fn manners(delay_s: f64) -> Vec<Manner> {
+    let delay = Duration::from_secs_f64(delay_s);
+    let mut manners = Vec::new();
+    for batch_size in [1, 2, 3, 7, 8_192] {
+        for (snapshot, restore) in [(false, false), (true, false), (true, true)] {
+            manners.push(Manner { batch_size, delay, restore, snapshot });
+        }
+    }
+    manners
+}
+
+/// Output lines of each port, in order; a line is the row's values.
+pub fn run(text: &str, rows: &RecordBatch, manner: Manner) -> Vec<Vec<String>> {
+    let mut part = build(text);
+    let mut lines: Vec<Vec<String>> = part.ports.iter().map(|_| Vec::new()).collect();
+    let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None };
+    let mut marks = Watermarks::new(&policy, None);
+    let mut out = Output::default();
+    let mut start = 0;
+    while start < rows.num_rows() {
+        let count = manner.batch_size.min(rows.num_rows() - start);
+        let piece = rows.slice(start, count);
+        start += count;
+        let times = stream().times(&piece).expect("has a time");
+        let mut from = 0;
+        for cut in marks.observe(0, times.values(), Duration::ZERO) {
+            if cut.end > from {
+                let part_rows = piece.slice(from, cut.end - from);
+                part.operator.on_batch(0, &part_rows, &mut out).expect("takes rows");
+            }
+            from = cut.end;
+            if let Some(time) = cut.watermark {
+                part.operator.on_watermark(time, &mut out).expect("takes a watermark");
+            }
+        }
+        collect(&mut out, &mut lines);
+        if manner.snapshot {
+            let state = part.operator.snapshot().expect("snapshots");
+            if manner.restore {
+                part = build(text);
+                part.operator.restore(state).expect("restores");
+            }
+        }
+    }
+    if let Some(time) = marks.on_end() {
+        part.operator.on_watermark(time, &mut out).expect("takes a watermark");
+    }
+    part.operator.on_end(&mut out).expect("ends");
+    collect(&mut out, &mut lines);
+    lines
+}
+
+fn collect(out: &mut Output, lines: &mut [Vec<String>]) {
+    for (port, batch) in out.drain() {
+        lines[port].extend(row_lines(&batch));
+    }
+}
+
+/// Each row as its values, separated by spaces; times in seconds.
+pub fn row_lines(batch: &RecordBatch) -> Vec<String> {
+    let options = FormatOptions::default().with_null("-");
+    let formatters: Vec<ArrayFormatter<'_>> = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("prints"))
+        .collect();
+    (0..batch.num_rows())
+        .map(|row| {
+            formatters.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" ")
+        })
+        .collect()
+}
+
+/// Lines without their order.
+pub fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
