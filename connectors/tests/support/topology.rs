@@ -33,6 +33,7 @@ pub(crate) fn build_context() -> BuildContext {
         data_dir: std::env::temp_dir(),
         topology: "test".into(),
         once: false,
+        replay: std::collections::BTreeMap::new(),
         writes: Arc::default(),
         shared: Arc::default(),
     }
