@@ -5,6 +5,8 @@
 mod sink;
 mod source;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use sink::ROW as SINK;
 pub(crate) use source::ROW as SOURCE;

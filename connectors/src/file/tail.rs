@@ -61,6 +61,8 @@ pub(super) struct Tail {
     buffer: Vec<u8>,
     wants_header: bool,
     row_bytes_max: usize,
+    /// When the file was last seen to change.
+    changed: (i64, i64),
 }
 
 /// What a file is called in reasons and positions.
@@ -90,7 +92,7 @@ impl Tail {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
         }
         let identity = (metadata.dev(), metadata.ino());
-        let fresh = Mark { file: identity, offset: 0, line: 0, head: (0, 0), inside: false };
+        let fresh = Mark { file: identity, offset: 0, line: 0, head: (0, fnv1a(&[])), inside: false };
         let mut tail = Tail {
             path: path.to_owned(),
             mark: fresh,
@@ -100,6 +102,7 @@ impl Tail {
             decoder,
             buffer: Vec::new(),
             row_bytes_max,
+            changed: (0, 0),
         };
         let known = mark.filter(|mark| mark.file == identity && (1..=metadata.len()).contains(&mark.offset));
         if let Some(mark) = known {
@@ -166,16 +169,33 @@ impl Tail {
         Ok(Found::Rows(self.decoder.finish()))
     }
 
-    /// Whether the file has become shorter than what was read of it.
+    /// Whether the file was cut or written anew: it is shorter than what was
+    /// read of it, or begins otherwise.
     pub(super) async fn is_cut(&mut self) -> io::Result<bool> {
-        let read = self.mark.offset + as_u64(self.buffer.len());
-        Ok(self.file.metadata().await?.len() < read)
+        let metadata = self.file.metadata().await?;
+        let read = self.read_to();
+        let changed = (metadata.mtime(), metadata.mtime_nsec());
+        if metadata.len() < read {
+            return Ok(true);
+        }
+        if std::mem::replace(&mut self.changed, changed) == changed {
+            return Ok(false);
+        }
+        let (length, hash) = self.mark.head;
+        let mut head = Vec::new();
+        self.file.seek(SeekFrom::Start(0)).await?;
+        (&mut self.file).take(length).read_to_end(&mut head).await?;
+        self.file.seek(SeekFrom::Start(read)).await?;
+        Ok(fnv1a(&head) != hash)
+    }
+
+    fn read_to(&self) -> u64 {
+        self.mark.offset + as_u64(self.buffer.len())
     }
 
     /// Bytes of the file that are not read yet.
     pub(super) async fn unread(&mut self) -> io::Result<u64> {
-        let read = self.mark.offset + as_u64(self.buffer.len());
-        Ok(self.file.metadata().await?.len().saturating_sub(read))
+        Ok(self.file.metadata().await?.len().saturating_sub(self.read_to()))
     }
 
     async fn fill(&mut self) -> io::Result<usize> {

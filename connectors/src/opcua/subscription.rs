@@ -91,10 +91,10 @@ mod tests {
     #[test]
     fn finds_what_is_missing_over_the_wrap() {
         let mut sequence = Sequence::default();
-        assert_eq!(sequence.missing_before(7), [], "the first message may have any number");
+        assert_eq!(sequence.missing_before(7), [0_u32; 0], "the first message may have any number");
         sequence.seen(u32::MAX - 1);
         assert_eq!(sequence.missing_before(2), [u32::MAX, 1]);
-        assert_eq!(sequence.missing_before(u32::MAX), []);
+        assert_eq!(sequence.missing_before(u32::MAX), [0_u32; 0]);
         sequence.seen(2);
         assert!(sequence.is_repeat(2) && sequence.is_repeat(1) && !sequence.is_repeat(3));
     }
@@ -104,7 +104,7 @@ mod tests {
         let mut sequence = Sequence::default();
         let first = sequence.seen(1);
         sequence.seen(2);
-        assert_eq!(sequence.take_acknowledgements(), []);
+        assert_eq!(sequence.take_acknowledgements(), [0_u32; 0]);
         sequence.durable(first);
         assert_eq!(sequence.take_acknowledgements(), [1]);
         sequence.give_back(vec![1]);
