@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "not every test file uses every helper")]
 
 pub(crate) mod kafka;
+pub(crate) mod kafka_real;
+pub(crate) mod parts;
 pub(crate) mod topology;
 
 use std::time::Duration;

@@ -1,0 +1,158 @@
+//! Source and sink against a real Apache Kafka: produce, consume, groups,
+//! commits, a killed and restarted broker, transactions.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "helpers of tests fail by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use support::kafka::{brokers, committed};
+use support::kafka_real::Broker;
+use support::topology::build_context;
+use support::{LIMIT, assert_each_once, is_silent, read, read_to_end, sink, source, until};
+use tidegate_engine::operator::Input;
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::topology::node::BuildContext;
+
+fn input() -> Input {
+    let stream = StreamSchema::new(vec![Field::new("n", DataType::Int64, false)], None);
+    Input { name: "s".into(), stream }
+}
+
+fn rows(range: std::ops::Range<i64>) -> RecordBatch {
+    let numbers = Int64Array::from_iter_values(range);
+    RecordBatch::try_new(input().stream.columns, vec![Arc::new(numbers)]).expect("the column fits")
+}
+
+fn source_keys(broker: &Broker, topic: &str) -> String {
+    let brokers = brokers(&broker.servers);
+    format!(
+        "{brokers}topics = [\"{topic}\"]\ngroup = \"g\"\nformat = \"json\"\nschema = {{ n = \"int64\" }}\n"
+    )
+}
+
+#[tokio::test]
+async fn produces_consumes_commits_and_goes_on_after_a_killed_broker() {
+    let mut broker = Broker::start();
+    broker.create_topic("t", 4).await;
+    let context = build_context();
+    let keys = format!("{}topic = \"t\"\nkey = \"n\"\n", brokers(&broker.servers));
+    let mut out = sink("kafka", &keys, &input(), &context);
+    out.sink.open().await.expect("opens");
+    let mut inlet = source("kafka", &source_keys(&broker, "t"), &context);
+    inlet.source.open(None).await.expect("opens");
+    out.sink.write(&rows(0..10_000)).await.expect("is taken");
+    tokio::time::timeout(LIMIT, out.sink.flush(1)).await.expect("in time").expect("arrives");
+    let first = read(inlet.source.as_mut(), 10_000).await;
+    inlet.source.committer().expect("has one").commit(&first.position()).await.expect("is left");
+    let all_committed =
+        || committed(&broker.servers, "g", "t", 4).into_iter().flatten().sum::<i64>() == 10_000;
+    until("the group knows all", all_committed).await;
+    broker.kill();
+    out.sink.write(&rows(10_000..11_000)).await.expect("is taken while the broker is away");
+    assert!(is_silent(inlet.source.as_mut(), Duration::from_secs(2)).await);
+    broker.restart();
+    tokio::time::timeout(LIMIT, out.sink.flush(2))
+        .await
+        .expect("in time")
+        .expect("arrives after the restart");
+    let second = read(inlet.source.as_mut(), 1_000).await;
+    assert_each_once(first.numbers("n").into_iter().chain(second.numbers("n")), 0..11_000);
+    // The position of a checkpoint wins over the group, which knows of less.
+    inlet.source.close().await.expect("closes");
+    out.sink.write(&rows(11_000..11_010)).await.expect("is taken");
+    tokio::time::timeout(LIMIT, out.sink.flush(3)).await.expect("in time").expect("arrives");
+    inlet.source.open(Some(&second.position())).await.expect("opens");
+    assert_each_once(read(inlet.source.as_mut(), 10).await.numbers("n"), 11_000..11_010);
+    inlet.source.close().await.expect("closes");
+    out.sink.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn two_members_share_the_partitions_and_one_takes_all_over() {
+    let broker = Broker::start();
+    broker.create_topic("t", 4).await;
+    let context = build_context();
+    let mut out = sink(
+        "kafka",
+        &format!("{}topic = \"t\"\nkey = \"n\"\n", brokers(&broker.servers)),
+        &input(),
+        &context,
+    );
+    out.sink.open().await.expect("opens");
+    let keys = source_keys(&broker, "t");
+    let (mut one, mut two) = (source("kafka", &keys, &context), source("kafka", &keys, &context));
+    one.source.open(None).await.expect("opens");
+    two.source.open(None).await.expect("opens");
+    let (mut by_one, mut by_two, mut written) = (Vec::new(), Vec::new(), 0);
+    // Nothing is read twice while members come, because nothing was read before they were there.
+    let sharing = async {
+        while by_one.is_empty()
+            || by_two.is_empty()
+            || i64::try_from(by_one.len() + by_two.len()) != Ok(written)
+        {
+            if by_one.is_empty() || by_two.is_empty() {
+                out.sink.write(&rows(written..written + 100)).await.expect("is taken");
+                out.sink.flush(1).await.expect("arrives");
+                written += 100;
+            }
+            for (part, seen) in [(&mut one, &mut by_one), (&mut two, &mut by_two)] {
+                let next = tokio::time::timeout(Duration::from_millis(200), part.source.next()).await;
+                if let Ok(Ok(tidegate_engine::source::Polled::Rows(rows))) = next {
+                    part.source.committer().expect("has one").commit(&rows.position).await.expect("is left");
+                    let item = support::Read { items: vec![rows], ended: false };
+                    seen.extend(item.numbers("n"));
+                }
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, sharing).await.expect("both members read in time");
+    assert_each_once(by_one.into_iter().chain(by_two), 0..written);
+    one.source.close().await.expect("closes");
+    out.sink.write(&rows(written..written + 400)).await.expect("is taken");
+    out.sink.flush(2).await.expect("arrives");
+    assert_each_once(read(two.source.as_mut(), 400).await.numbers("n"), written..written + 400);
+    two.source.close().await.expect("closes");
+    out.sink.close().await.expect("closes");
+}
+
+/// K11: rows of an aborted transaction are not read, and the markers at the
+/// end, which are offsets without messages, do not keep `--once` waiting.
+#[tokio::test]
+async fn transactions_are_read_committed_and_once_ends_behind_their_markers() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1).await;
+    broker.create_topic("u", 1).await;
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &broker.servers)
+        .set("transactional.id", "x")
+        .create()
+        .expect("a producer is made");
+    producer.init_transactions(LIMIT).expect("transactions begin");
+    for (topic, number, commits) in
+        [("t", 1, true), ("t", 2, false), ("u", 3, true), ("t", 4, true), ("u", 5, false)]
+    {
+        producer.begin_transaction().expect("begins");
+        let payload = format!("{{\"n\":{number}}}");
+        let record: BaseRecord<'_, [u8], str> = BaseRecord::to(topic).payload(&payload);
+        producer.send(record).map_err(|(error, _)| error).expect("is queued");
+        producer.flush(LIMIT).expect("arrives");
+        let ended =
+            if commits { producer.commit_transaction(LIMIT) } else { producer.abort_transaction(LIMIT) };
+        ended.expect("ends");
+    }
+    let context = BuildContext { once: true, ..build_context() };
+    let keys = source_keys(&broker, "t").replace("[\"t\"]", "[\"t\", \"u\"]");
+    let mut inlet = source("kafka", &keys, &context);
+    inlet.source.open(None).await.expect("opens");
+    let mut numbers = read_to_end(inlet.source.as_mut()).await.numbers("n");
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 3, 4]);
+    inlet.source.close().await.expect("closes");
+}

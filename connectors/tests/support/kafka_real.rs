@@ -1,0 +1,93 @@
+//! A real Apache Kafka broker in KRaft mode.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use tempfile::TempDir;
+
+use super::parts::{Server, free_port, part, wait_for_port};
+
+/// A broker with its data.
+pub(crate) struct Broker {
+    server: Server,
+    folder: TempDir,
+    jars: PathBuf,
+    port: u16,
+    pub(crate) servers: String,
+}
+
+impl Broker {
+    pub(crate) fn start() -> Broker {
+        let jars = part("kafka.sh");
+        let folder = tempfile::tempdir().expect("a folder is made");
+        let (port, controller) = (free_port(), free_port());
+        let settings = folder.path().join("server.properties");
+        std::fs::write(&settings, properties(folder.path(), port, controller)).expect("settings are written");
+        let formatted = java(&jars, folder.path())
+            .args(["kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
+            .arg(&settings)
+            .status()
+            .expect("java runs");
+        assert!(formatted.success(), "the storage is not formatted");
+        let server = Server::start(java(&jars, folder.path()).arg("kafka.Kafka").arg(&settings));
+        wait_for_port(port);
+        Broker { server, folder, jars, port, servers: format!("127.0.0.1:{port}") }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// The same broker with the same data.
+    pub(crate) fn restart(&mut self) {
+        let settings = self.folder.path().join("server.properties");
+        self.server = Server::start(java(&self.jars, self.folder.path()).arg("kafka.Kafka").arg(settings));
+        wait_for_port(self.port);
+    }
+
+    /// Makes a topic.
+    pub(crate) async fn create_topic(&self, name: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.servers).create().expect("a client is made");
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let made = admin.create_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+}
+
+fn java(jars: &Path, folder: &Path) -> Command {
+    let log = std::fs::File::create(folder.join("log")).expect("a log is made");
+    let mut command = Command::new("java");
+    command.args(["-Xmx512m", "-cp"]).arg(jars.join("*"));
+    command.stdout(log.try_clone().expect("the log has two ends")).stderr(log).stdin(Stdio::null());
+    command
+}
+
+fn properties(folder: &Path, port: u16, controller: u16) -> String {
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+",
+        folder.join("data").display()
+    )
+}
