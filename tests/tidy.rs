@@ -1,6 +1,15 @@
 //! Reads the sources and holds what no compiler holds: who may import whom,
 //! how long a file may be, that every file says what it is for.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

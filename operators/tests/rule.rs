@@ -1,6 +1,15 @@
 //! Triggers at every batch size, with and without restores: the same rows give
 //! the same firings with the same identity.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
+
 mod kit;
 
 use kit::{TestRow, batch, build, manners, run};

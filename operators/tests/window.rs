@@ -1,6 +1,15 @@
 //! Windows against the traps of the semantics and against the same SQL as one
 //! batch, at every batch size, with and without snapshots and restores.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
+
 mod kit;
 
 use std::sync::Arc;

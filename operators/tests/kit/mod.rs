@@ -21,7 +21,7 @@ use tidegate_engine::topology::parse::parse;
 use tidegate_operators::expression::SqlExpressions;
 
 /// Rows `key, ts, value, n`.
-pub fn stream() -> StreamSchema {
+pub(crate) fn stream() -> StreamSchema {
     StreamSchema::new(
         vec![
             Field::new("key", DataType::Utf8, true),
@@ -34,9 +34,9 @@ pub fn stream() -> StreamSchema {
 }
 
 /// One row: key, time in seconds, value.
-pub type TestRow = (&'static str, f64, Option<f64>);
+pub(crate) type TestRow = (&'static str, f64, Option<f64>);
 
-pub fn batch(rows: &[TestRow]) -> RecordBatch {
+pub(crate) fn batch(rows: &[TestRow]) -> RecordBatch {
     let times: Vec<i64> = rows.iter().map(|row| (row.1 * 1e6).round() as i64).collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|row| Some(row.0)).collect::<StringArray>()),
@@ -48,7 +48,7 @@ pub fn batch(rows: &[TestRow]) -> RecordBatch {
 }
 
 /// Builds the one operator (or trigger) of a topology's text for `stream()`.
-pub fn build(text: &str) -> OperatorPart {
+pub(crate) fn build(text: &str) -> OperatorPart {
     let (parsed, problems) = parse(text);
     assert_eq!(problems, []);
     let node = &parsed.nodes[0];
@@ -63,17 +63,17 @@ pub fn build(text: &str) -> OperatorPart {
 
 /// How rows reach the operator.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
-    pub batch_size: usize,
-    pub delay: Duration,
+pub(crate) struct Manner {
+    pub(crate) batch_size: usize,
+    pub(crate) delay: Duration,
     /// Snapshot after each batch and go on with a fresh, restored operator.
-    pub restore: bool,
+    pub(crate) restore: bool,
     /// Snapshot after each batch and go on with the same one.
-    pub snapshot: bool,
+    pub(crate) snapshot: bool,
 }
 
 /// Every manner that must not change a result.
-pub fn manners(delay_s: f64) -> Vec<Manner> {
+pub(crate) fn manners(delay_s: f64) -> Vec<Manner> {
     let delay = Duration::from_secs_f64(delay_s);
     let mut manners = Vec::new();
     for batch_size in [1, 2, 3, 7, 8_192] {
@@ -85,7 +85,7 @@ pub fn manners(delay_s: f64) -> Vec<Manner> {
 }
 
 /// Output lines of each port, in order; a line is the row's values.
-pub fn run(text: &str, rows: &RecordBatch, manner: Manner) -> Vec<Vec<String>> {
+pub(crate) fn run(text: &str, rows: &RecordBatch, manner: Manner) -> Vec<Vec<String>> {
     let mut part = build(text);
     let mut lines: Vec<Vec<String>> = part.ports.iter().map(|_| Vec::new()).collect();
     let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None };
@@ -132,7 +132,7 @@ fn collect(out: &mut Output, lines: &mut [Vec<String>]) {
 }
 
 /// Each row as its values, separated by spaces; times in seconds.
-pub fn row_lines(batch: &RecordBatch) -> Vec<String> {
+pub(crate) fn row_lines(batch: &RecordBatch) -> Vec<String> {
     let options = FormatOptions::default().with_null("-");
     let formatters: Vec<ArrayFormatter<'_>> = batch
         .columns()
@@ -147,7 +147,7 @@ pub fn row_lines(batch: &RecordBatch) -> Vec<String> {
 }
 
 /// Lines without their order.
-pub fn sorted(mut lines: Vec<String>) -> Vec<String> {
+pub(crate) fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort();
     lines
 }
