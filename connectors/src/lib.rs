@@ -5,6 +5,7 @@ mod file;
 pub mod format;
 mod kafka;
 mod modbus;
+mod number;
 mod opcua;
 mod row_encoder;
 mod seldom;
@@ -35,4 +36,6 @@ pub const SINKS: &[Row<BuildSink>] = &[
 /// Every `[[flow.x.task]] type = …` that speaks to a device or broker.
 #[rustfmt::skip]
 pub const TASKS: &[Row<BuildTask>] = &[
+    modbus::WRITE,
+    opcua::WRITE,
 ];

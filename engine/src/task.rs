@@ -129,6 +129,18 @@ pub trait EffectLedger: Send + Sync {
     /// The journal cannot be written.
     async fn outcome(&self, key: &str, outcome: &WriteOutcome) -> Result<(), TaskError>;
 
+    /// Records a device write that was decided without sending anything:
+    /// refused by a limit, or skipped by the mode.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    async fn not_sent(
+        &self,
+        key: &str,
+        intent: &WriteIntent,
+        outcome: &WriteOutcome,
+    ) -> Result<(), TaskError>;
+
     /// Opens a ticket (one per idempotency key) and answers its number.
     ///
     /// # Errors

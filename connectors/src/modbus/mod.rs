@@ -9,5 +9,7 @@ mod decode;
 mod point;
 mod source;
 mod unit;
+mod write;
 
 pub(crate) use source::ROW as SOURCE;
+pub(crate) use write::{DEADLINE as WRITE_DEADLINE, ROW as WRITE};

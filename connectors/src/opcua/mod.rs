@@ -8,5 +8,7 @@ mod nodes;
 mod source;
 mod subscription;
 mod value;
+mod write;
 
 pub(crate) use source::ROW as SOURCE;
+pub(crate) use write::ROW as WRITE;

@@ -103,18 +103,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         return Err(ConfigError(diagnostics));
     }
     let value_type = ValueType::parse(table.str("value_type").unwrap_or("float64"));
-    let data_type = match value_type {
-        ValueType::Float => DataType::Float64,
-        ValueType::Int => DataType::Int64,
-        ValueType::Bool => DataType::Boolean,
-        ValueType::Text => DataType::Utf8,
-    };
-    let mut fields = vec![Field::new("ts", time_type(), false), Field::new("node", DataType::Utf8, false)];
-    fields.extend(tag_names.iter().map(|tag| Field::new(tag, DataType::Utf8, false)));
-    fields.push(Field::new("value", data_type, true));
-    fields.push(Field::new("quality", DataType::Utf8, false));
-    fields.push(Field::new("status", DataType::Utf8, false));
-    let stream = StreamSchema::new(fields, Some("ts"));
+    let stream = stream(value_type, &tag_names);
     let deadband = table.table("deadband").and_then(|table| {
         let absolute = table.number("absolute").map(|value| (1, value));
         absolute.or(table.number("percent").map(|value| (2, value)))
@@ -163,6 +152,25 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     Ok(part)
 }
 
+/// Columns: `ts`, `node`, the tags, `value`, `quality`, `status`.
+fn stream(value_type: ValueType, tag_names: &[String]) -> StreamSchema {
+    let data_type = match value_type {
+        ValueType::Float => DataType::Float64,
+        ValueType::Int => DataType::Int64,
+        ValueType::Bool => DataType::Boolean,
+        ValueType::Text => DataType::Utf8,
+    };
+    let mut fields = vec![Field::new("ts", time_type(), false), Field::new("node", DataType::Utf8, false)];
+    fields.extend(tag_names.iter().map(|tag| Field::new(tag, DataType::Utf8, false)));
+    fields.push(Field::new("value", data_type, true));
+    fields.push(Field::new("quality", DataType::Utf8, false));
+    fields.push(Field::new("status", DataType::Utf8, false));
+    StreamSchema::new(fields, Some("ts"))
+}
+
+/// A link that runs: what it tells, and how it ended.
+type RunningLink = (mpsc::Receiver<News>, JoinHandle<Result<(), ConnectorError>>);
+
 struct OpcUaSource {
     server: Server,
     wanted: Wanted,
@@ -171,7 +179,7 @@ struct OpcUaSource {
     clock: Arc<dyn Clock>,
     stream: StreamSchema,
     acknowledgements: Acknowledgements,
-    link: Option<(mpsc::Receiver<News>, JoinHandle<Result<(), ConnectorError>>)>,
+    link: Option<RunningLink>,
 }
 
 /// One row before it becomes one.
