@@ -8,5 +8,5 @@ pub(crate) const CATALOG: Catalog = Catalog {
     operators: &[tidegate_operators::OPERATORS],
     sinks: &[tidegate_connectors::SINKS],
     trigger: &tidegate_operators::TRIGGER,
-    tasks: &[tidegate_connectors::TASKS],
+    tasks: &[tidegate_operators::TASKS, tidegate_connectors::TASKS],
 };

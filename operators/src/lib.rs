@@ -10,10 +10,12 @@ mod part;
 mod project;
 mod route;
 mod rule;
+mod tasks;
 mod union;
 mod window;
 
 pub use rule::TRIGGER;
+pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] =

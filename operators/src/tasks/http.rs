@@ -1,0 +1,349 @@
+//! `http`: one request with an idempotency key. The host stands in the file;
+//! data may only fill in the rest. No redirect is followed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::datatypes::DataType;
+use async_trait::async_trait;
+use reqwest::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, StatusCode, Url};
+use tidegate_engine::catalog::{BuildTask, Row};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, TaskError};
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::secret::SecretRef;
+use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
+use tidegate_engine::template::Template;
+use tidegate_engine::topology::key::{Key, Kind, optional};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tidegate_engine::topology::value::Text;
+
+use super::parts::{done, render_encoded, result};
+
+const KEYS: &[Key] = &[
+    optional("get", Kind::Template, "URL to get"),
+    optional("post", Kind::Template, "URL to post to"),
+    optional("put", Kind::Template, "URL to put to"),
+    optional("delete", Kind::Template, "URL to delete"),
+    optional(
+        "json",
+        Kind::Map(&Kind::AnyOf(&[Kind::Template, Kind::Number, Kind::Bool])),
+        "the body as a JSON object",
+    ),
+    optional("headers", Kind::Map(&Kind::Secret), "more headers"),
+    optional("output", Kind::Map(&Kind::Text), "column = path into the answer, e.g. \"body.rain.mm\""),
+    optional(
+        "fallback",
+        Kind::Map(&Kind::AnyOf(&[Kind::Number, Kind::Text])),
+        "values of `output` when the request fails",
+    ),
+];
+
+pub(super) const ROW: Row<BuildTask> = Row {
+    name: "http",
+    summary: "sends an HTTP request with an idempotency key",
+    keys: &[KEYS],
+    example: r#"[[flow.warn.task]]
+id   = "tell"
+type = "http"
+post = "https://cmms.example/api/orders"
+json = { device = "{device}" }
+"#,
+    build,
+};
+
+/// Longest wait for an answer; the task's own `timeout` may be shorter.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer that is read.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Result<TaskPart, ConfigError> {
+    let table = &config.table;
+    let mut diagnostics = Vec::new();
+    let methods =
+        [("get", Method::GET), ("post", Method::POST), ("put", Method::PUT), ("delete", Method::DELETE)];
+    let mut chosen = methods.into_iter().filter_map(|(key, method)| table.text(key).map(|url| (method, url)));
+    let (Some((method, url)), None) = (chosen.next(), chosen.next()) else {
+        let message = format!("task `{}` needs exactly one of get, post, put, delete", config.name);
+        return Err(Diagnostic::error("TG-F020", message).at(table.span.clone()).into());
+    };
+    if let Err(diagnostic) = fixed_host(url) {
+        diagnostics.push(diagnostic);
+    }
+    let compile = |text: &Text| Template::compile(text, &scope.values, context.expressions.as_ref());
+    let url = compile(url).map_err(|diagnostic| diagnostics.push(diagnostic)).ok();
+    let mut json = None;
+    if let Some(fields) = table.table("json") {
+        let mut parts = Vec::new();
+        for entry in &fields.entries {
+            match (entry.value.as_text(), entry.value.as_number()) {
+                (Some(text), _) => match compile(text) {
+                    Ok(template) => parts.push((entry.key.clone(), Field::Template(template))),
+                    Err(diagnostic) => diagnostics.push(diagnostic),
+                },
+                (None, Some(number)) => parts.push((entry.key.clone(), Field::Fixed(number.into()))),
+                (None, None) => parts.push((entry.key.clone(), Field::Fixed(fields.bool(&entry.key).into()))),
+            }
+        }
+        json = Some(parts);
+    }
+    let pairs = |key: &str| -> Vec<(String, String)> {
+        let entries = table.table(key).map(|table| table.entries.as_slice()).unwrap_or_default();
+        entries
+            .iter()
+            .filter_map(|entry| Some((entry.key.clone(), entry.value.as_text()?.value.clone())))
+            .collect()
+    };
+    let headers = pairs("headers").into_iter().map(|(name, value)| (name, SecretRef::new(value))).collect();
+    let (output, schema) = outputs(config, &pairs("output"));
+    let client = client().map_err(|message| Diagnostic::error("TG-F021", message))?;
+    let (Some(url), true) = (url, diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
+    let task = Http { client, method, url, json, headers, output, schema: schema.clone() };
+    Ok(TaskPart { task: Box::new(task), result: schema })
+}
+
+/// A client without redirects; TLS by rustls.
+fn client() -> Result<Client, String> {
+    let client = Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
+    client.map_err(|error| format!("cannot prepare HTTP: {error}"))
+}
+
+/// The host must stand in the file, not come from data.
+fn fixed_host(url: &Text) -> Result<(), Diagnostic> {
+    let wrong = |message: &str| {
+        let help = "write the host out, e.g. \"https://cmms.example/api/{device}\"";
+        Diagnostic::error("TG-F022", message).at(url.span.clone()).help(help)
+    };
+    let rest = url.value.strip_prefix("http://").or(url.value.strip_prefix("https://"));
+    let rest = rest.ok_or_else(|| wrong("a URL begins with http:// or https://"))?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.is_empty() || host.contains(['{', '}']) {
+        return Err(wrong("the host of a request may not come from data"));
+    }
+    Ok(())
+}
+
+/// A value of `json`.
+enum Field {
+    Template(Template),
+    Fixed(serde_json::Value),
+}
+
+/// A column of the result.
+struct OutputColumn {
+    path: Vec<String>,
+    number: bool,
+    fallback: Option<serde_json::Value>,
+}
+
+/// Columns of `output`: numbers where the fallback is one or the name ends in
+/// a unit would be guesses, so text is the rule and a numeric fallback says
+/// number.
+fn outputs(config: &NodeConfig, output: &[(String, String)]) -> (Vec<OutputColumn>, StreamSchema) {
+    let fallback = config.table.table("fallback");
+    let mut columns = vec![("status", DataType::Int64)];
+    let mut readers = Vec::new();
+    for (name, path) in output {
+        let value = fallback.and_then(|fallback| fallback.get(name));
+        let number = value.and_then(tidegate_engine::topology::value::Value::as_number);
+        let text = value.and_then(|value| value.as_text()).map(|text| text.value.clone().into());
+        readers.push(OutputColumn {
+            path: path.trim_start_matches("body.").split('.').map(str::to_owned).collect(),
+            number: number.is_some(),
+            fallback: number.map(Into::into).or(text),
+        });
+        columns.push((name, if number.is_some() { DataType::Float64 } else { DataType::Utf8 }));
+    }
+    (readers, result(&columns))
+}
+
+struct Http {
+    client: Client,
+    method: Method,
+    url: Template,
+    json: Option<Vec<(String, Field)>>,
+    headers: Vec<(String, SecretRef)>,
+    output: Vec<OutputColumn>,
+    schema: StreamSchema,
+}
+
+#[async_trait]
+impl Task for Http {
+    async fn start(&self, context: &TaskContext) -> Result<TaskStep, TaskError> {
+        let answer = self.request(context).await;
+        let falls_back =
+            !self.output.is_empty() && self.output.iter().all(|column| column.fallback.is_some());
+        match answer {
+            Ok((status, body)) => self.finish(i64::from(status), &body),
+            Err(error) if falls_back => {
+                tracing::warn!(task = %context.task_id, "the request failed, the fallback is used: {error}");
+                self.finish(0, &serde_json::Value::Null)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        if self.method == Method::GET { Effect::Pure } else { Effect::Keyed }
+    }
+}
+
+impl Http {
+    async fn request(&self, context: &TaskContext) -> Result<(u16, serde_json::Value), TaskError> {
+        let url = render_encoded(&self.url, context, &|value| percent_encode(value))?;
+        let url = Url::parse(&url).map_err(|error| TaskError::Fatal(format!("{url}: {error}")))?;
+        let mut request =
+            self.client.request(self.method.clone(), url).header("Idempotency-Key", &context.idempotency_key);
+        for (name, value) in &self.headers {
+            let value = value.resolve().map_err(TaskError::Fatal)?;
+            let mut header = HeaderValue::from_str(value.expose())
+                .map_err(|_| TaskError::Fatal(format!("the value of header {name} cannot be sent")))?;
+            header.set_sensitive(true);
+            let name = HeaderName::try_from(name.as_str())
+                .map_err(|_| TaskError::Fatal(format!("{name} is no header")))?;
+            request = request.header(name, header);
+        }
+        if let Some(fields) = &self.json {
+            request = request.json(&body(fields, context)?);
+        }
+        let (status, bytes) = send(request).await?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null)))
+    }
+
+    fn finish(&self, status: i64, body: &serde_json::Value) -> Result<TaskStep, TaskError> {
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![status]))];
+        for column in &self.output {
+            let found = column.path.iter().try_fold(body, |value, part| value.get(part));
+            let value = found.or(column.fallback.as_ref());
+            let array: ArrayRef = if column.number {
+                Arc::new(Float64Array::from(vec![value.and_then(serde_json::Value::as_f64)]))
+            } else {
+                let text = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+                Arc::new(StringArray::from(vec![text]))
+            };
+            if array.is_null(0) {
+                let path = column.path.join(".");
+                return Err(TaskError::Fatal(format!("the answer has no usable `{path}`")));
+            }
+            columns.push(array);
+        }
+        done(&self.schema, columns)
+    }
+}
+
+fn body(fields: &[(String, Field)], context: &TaskContext) -> Result<serde_json::Value, TaskError> {
+    let mut object = serde_json::Map::new();
+    for (name, field) in fields {
+        let value = match field {
+            Field::Fixed(value) => value.clone(),
+            Field::Template(template) => {
+                let text = render_encoded(template, context, &str::to_owned)?;
+                // Text that is one `{expr}` keeps its type.
+                let typed = template.as_expression().filter(|expression| expression.data_type().is_numeric());
+                typed.and_then(|_| serde_json::from_str(&text).ok()).unwrap_or(text.into())
+            }
+        };
+        object.insert(name.clone(), value);
+    }
+    Ok(object.into())
+}
+
+/// Sends and classifies: what may pass, what will not.
+async fn send(request: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), TaskError> {
+    let mut answer = request.send().await.map_err(|error| {
+        let class = if error.is_timeout() { "timeout" } else { "network" };
+        TaskError::retry(class, error.without_url())
+    })?;
+    let status = answer.status();
+    let mut bytes = Vec::new();
+    while let Some(chunk) =
+        answer.chunk().await.map_err(|error| TaskError::retry("network", error.without_url()))?
+    {
+        if bytes.len() + chunk.len() > BODY_BYTES_MAX {
+            return Err(TaskError::Fatal(format!("the answer is larger than {BODY_BYTES_MAX} bytes")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    if status.is_success() {
+        return Ok((status.as_u16(), bytes));
+    }
+    let shown: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
+    let message = format!("the server answers {status}: {shown}");
+    if status.is_server_error() {
+        return Err(TaskError::retry("5xx", message));
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let after = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse().ok());
+        let not_before = after.map(|seconds| {
+            use tidegate_engine::time::{Clock, SystemClock};
+            SystemClock.now().plus(Duration::from_secs(seconds))
+        });
+        return Err(TaskError::Retry { class: "429", message, not_before });
+    }
+    Err(TaskError::Fatal(message))
+}
+
+/// Leaves only what no URL part can misread (RFC 3986, unreserved characters).
+fn percent_encode(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Posts JSON to a fixed place, for tasks that push elsewhere too.
+pub(super) struct Poster {
+    client: Client,
+    url: Url,
+}
+
+impl Poster {
+    pub(super) fn new(url: &Text) -> Result<Poster, Diagnostic> {
+        fixed_host(url)?;
+        let parsed = Url::parse(&url.value)
+            .map_err(|error| Diagnostic::error("TG-F022", format!("no URL: {error}")).at(url.span.clone()))?;
+        let client = client().map_err(|message| Diagnostic::error("TG-F021", message))?;
+        Ok(Poster { client, url: parsed })
+    }
+
+    pub(super) async fn post(
+        &self,
+        json: &serde_json::Value,
+        idempotency_key: &str,
+    ) -> Result<(), TaskError> {
+        let request =
+            self.client.post(self.url.clone()).header("Idempotency-Key", idempotency_key).json(json);
+        send(request).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_stands_in_the_file() {
+        for good in ["http://a/b", "https://a.b:8080/{x}", "http://a?q={x}"] {
+            assert!(fixed_host(&Text::loose(good)).is_ok(), "{good}");
+        }
+        for bad in ["{url}", "http://{host}/", "ftp://a/", "https://", "http://a{x}/"] {
+            assert!(fixed_host(&Text::loose(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn inserted_values_cannot_leave_their_place() {
+        assert_eq!(percent_encode("a/b?c=ä"), "a%2Fb%3Fc%3D%C3%A4");
+    }
+}

@@ -1,0 +1,158 @@
+//! `mail`: one message over SMTP. The message id is made from the idempotency
+//! key, so that a mail server or reader can tell a repeat.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::message::Mailbox;
+use lettre::message::header::ContentType;
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use tidegate_engine::catalog::{BuildTask, Row};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, TaskError};
+use tidegate_engine::secret::SecretRef;
+use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
+use tidegate_engine::template::Template;
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+
+use super::parts::{render, result, template};
+
+const KEYS: &[Key] = &[
+    required("server", Kind::Text, "SMTP server, \"host\" or \"host:port\""),
+    required("from", Kind::Text, "sender"),
+    required("to", Kind::List(&Kind::Text), "recipients"),
+    required("subject", Kind::Template, "subject"),
+    optional("text", Kind::Template, "the message"),
+    optional("user", Kind::Text, "user name at the server"),
+    optional("password", Kind::Secret, "password at the server"),
+    optional("tls", Kind::Word(&["required", "opportunistic", "none"]), "\"required\" if left out"),
+];
+
+pub(super) const ROW: Row<BuildTask> = Row {
+    name: "mail",
+    summary: "sends a mail over SMTP",
+    keys: &[KEYS],
+    example: r#"[[flow.warn.task]]
+id      = "tell"
+type    = "mail"
+server  = "mail.example:587"
+from    = "tidegate@plant.example"
+to      = ["shift@plant.example"]
+subject = "{device} is too warm"
+"#,
+    build,
+};
+
+/// Longest wait for the server.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Submission over STARTTLS (RFC 6409).
+const PORT: u16 = 587;
+
+fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Result<TaskPart, ConfigError> {
+    let table = &config.table;
+    let mut diagnostics = Vec::new();
+    let subject = template(config, "subject", context, scope, &mut diagnostics);
+    let text = template(config, "text", context, scope, &mut diagnostics);
+    let mut mailbox = |key: &str, address: &str| -> Option<Mailbox> {
+        let parsed = address.parse();
+        if let Err(error) = &parsed {
+            let message = format!("`{address}` is no mail address: {error}");
+            diagnostics.push(Diagnostic::error("TG-F023", message).at(table.span_of(key)));
+        }
+        parsed.ok()
+    };
+    let from = mailbox("from", table.str("from").unwrap_or_default());
+    let to: Vec<Mailbox> = table.texts("to").iter().filter_map(|to| mailbox("to", &to.value)).collect();
+    let server = table.str("server").unwrap_or_default();
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (server, Some(PORT)),
+    };
+    let Some(port) = port.filter(|_| !host.is_empty()) else {
+        let message = format!("`{server}` is no host and port");
+        return Err(Diagnostic::error("TG-F023", message).at(table.span_of("server")).into());
+    };
+    let (Some(subject), Some(from), true) = (subject, from, diagnostics.is_empty()) else {
+        return Err(ConfigError(diagnostics));
+    };
+    let task = Mail {
+        host: host.to_owned(),
+        port,
+        tls: table.str("tls").unwrap_or("required").to_owned(),
+        login: table
+            .str("user")
+            .map(|user| (user.to_owned(), SecretRef::new(table.str("password").unwrap_or_default()))),
+        from,
+        to,
+        subject,
+        text,
+    };
+    Ok(TaskPart { task: Box::new(task), result: result(&[]) })
+}
+
+struct Mail {
+    host: String,
+    port: u16,
+    tls: String,
+    login: Option<(String, SecretRef)>,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+    subject: Template,
+    text: Option<Template>,
+}
+
+#[async_trait]
+impl Task for Mail {
+    async fn start(&self, context: &TaskContext) -> Result<TaskStep, TaskError> {
+        let text = self.text.as_ref().map(|text| render(text, context)).transpose()?.unwrap_or_default();
+        let mut message = Message::builder()
+            .from(self.from.clone())
+            .subject(render(&self.subject, context)?)
+            .message_id(Some(format!("<{}@tidegate>", context.idempotency_key.replace(['/', ' '], "."))))
+            .header(ContentType::TEXT_PLAIN);
+        for to in &self.to {
+            message = message.to(to.clone());
+        }
+        let message = message
+            .body(text)
+            .map_err(|error| TaskError::Fatal(format!("cannot write the mail: {error}")))?;
+        let sent = self.transport()?.send(message).await;
+        sent.map(|_| TaskStep::Done(Vec::new())).map_err(|error| {
+            if error.is_permanent() {
+                TaskError::Fatal(format!("the mail server refuses: {error}"))
+            } else if error.is_timeout() {
+                TaskError::retry("timeout", error)
+            } else {
+                TaskError::retry("network", error)
+            }
+        })
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Keyed
+    }
+}
+
+impl Mail {
+    fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, TaskError> {
+        let tls =
+            TlsParameters::new(self.host.clone()).map_err(|error| TaskError::Fatal(error.to_string()))?;
+        let tls = match self.tls.as_str() {
+            "none" => Tls::None,
+            "opportunistic" => Tls::Opportunistic(tls),
+            _ => Tls::Required(tls),
+        };
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host)
+            .port(self.port)
+            .tls(tls)
+            .timeout(Some(TIMEOUT));
+        if let Some((user, password)) = &self.login {
+            let password = password.resolve().map_err(TaskError::Fatal)?;
+            builder = builder.credentials(Credentials::new(user.clone(), password.expose().to_owned()));
+        }
+        Ok(builder.build())
+    }
+}
