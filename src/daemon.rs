@@ -2,8 +2,14 @@
 //! flows wait on the one, operators compute on the other, so that a slow
 //! operator never delays a poll or a keep-alive.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_engine::flow::events::FlowEvents;
+use tidegate_engine::flow::journal::Journal;
+use tidegate_engine::flow::launcher::Launcher;
+use tidegate_engine::flow::scheduler::{self, ACTIVE_MAX, Idle, SchedulerConfig, SchedulerHandle};
 use tidegate_engine::runtime::job::{Job, JobConfig};
 use tidegate_engine::storage::files::DirLock;
 use tokio::runtime::{Builder, Runtime};
@@ -24,17 +30,24 @@ impl Runtimes {
     pub(crate) fn start() -> Result<Runtimes, Failure> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let failed = |error: std::io::Error| Failure::new(FAILED, format!("cannot start threads: {error}"));
-        let io =
-            Builder::new_multi_thread().worker_threads(threads.min(4)).thread_name("io").enable_all().build();
-        let compute =
-            Builder::new_multi_thread().worker_threads(threads).thread_name("compute").enable_time().build();
+        let io = Builder::new_multi_thread().worker_threads(threads.min(4)).thread_name("io").enable_all().build();
+        let compute = Builder::new_multi_thread().worker_threads(threads).thread_name("compute").enable_time().build();
         Ok(Runtimes { io: io.map_err(failed)?, compute: compute.map_err(failed)? })
     }
 }
 
-/// A running topology with its data directory.
+/// The journal of the topology whose state is kept here.
+pub(crate) fn journal_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("journal.db")
+}
+
+/// A running topology with its flows and its data directory.
 pub(crate) struct Running {
     pub(crate) job: Job,
+    pub(crate) events: FlowEvents,
+    pub(crate) data_dir: PathBuf,
+    /// There is one if the topology has flows.
+    scheduler: Option<SchedulerHandle>,
     _lock: DirLock,
 }
 
@@ -45,37 +58,73 @@ impl Running {
         compute: tokio::runtime::Handle,
         reset_state: &[String],
     ) -> Result<Running, Failure> {
-        let Topology { loaded, context } = topology;
+        let Topology { loaded, flows, context } = topology;
         let lock = DirLock::take(&context.data_dir).map_err(|message| Failure::new(IO, message))?;
+        let events = FlowEvents::default();
+        let mut plan = loaded.plan;
+        let mut scheduler = None;
+        if !flows.flows.is_empty() {
+            let failed = |error: tidegate_engine::flow::journal::JournalError| Failure::new(IO, error);
+            let journal = Journal::open(&journal_path(&context.data_dir)).map_err(failed)?;
+            let config = SchedulerConfig {
+                journal,
+                clock: Arc::clone(&context.clock),
+                events: events.clone(),
+                active_max: ACTIVE_MAX,
+            };
+            let flows = Arc::new(flows);
+            let handle = scheduler::start(Arc::clone(&flows), config).map_err(failed)?;
+            plan.sinks.extend(flows.links.iter().map(|link| Launcher::node(link.clone(), handle.clone())));
+            scheduler = Some(handle);
+        }
         let config = JobConfig {
             data_dir: context.data_dir.clone(),
             clock: context.clock,
             compute,
             reset_state: reset_state.to_vec(),
         };
-        let job = Job::start(loaded.plan, &config).map_err(|error| Failure::new(FAILED, error))?;
-        Ok(Running { job, _lock: lock })
+        let job = Job::start(plan, &config).map_err(|error| Failure::new(FAILED, error))?;
+        Ok(Running { job, events, data_dir: context.data_dir, scheduler, _lock: lock })
     }
 
-    /// Waits for the end and answers how it ended.
+    /// Waits for the end of the streams and answers how they ended.
     pub(crate) async fn wait(&mut self) -> Result<(), Failure> {
         self.job.wait().await.map_err(|error| Failure::new(FAILED, error))
     }
 
-    /// Stops with a checkpoint (`drain`: as if the inputs had ended), and by
-    /// force when that takes too long: then the next start goes on from the
-    /// last checkpoint, as after a crash.
+    /// Waits until every run is final or waits for a person or a time, and
+    /// answers those.
+    pub(crate) async fn wait_for_runs(&self) -> Idle {
+        match &self.scheduler {
+            Some(scheduler) => scheduler.wait_idle().await,
+            None => Idle::default(),
+        }
+    }
+
+    /// Stops the streams with a checkpoint (`drain`: as if the inputs had
+    /// ended), and by force when that takes too long: then the next start goes
+    /// on from the last checkpoint, as after a crash. Runs go on at the next
+    /// start.
     pub(crate) async fn stop(&mut self, drain: bool) -> Result<(), Failure> {
         if drain {
             self.job.drain().await;
         } else {
             self.job.stop().await;
         }
-        if let Ok(ended) = tokio::time::timeout(STOP_GRACE, self.wait()).await {
+        let ended = tokio::time::timeout(STOP_GRACE, self.wait()).await;
+        self.stop_flows().await;
+        if let Ok(ended) = ended {
             return ended;
         }
         self.job.abort();
         tracing::warn!(topology = %self.job.name, "did not stop within {STOP_GRACE:?}; stopped by force");
         Ok(())
+    }
+
+    /// Stops the flows; open runs go on at the next start.
+    pub(crate) async fn stop_flows(&self) {
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.stop().await;
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! `tidegate`: the daemon and its command line. Each command is one call into
 //! `cli`; nothing else is decided here.
 
+mod api;
 mod catalog;
 mod cli;
+mod config;
 mod daemon;
+#[cfg(feature = "demo")]
+mod demo;
 mod exit;
 mod topology;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::expression::Expressions;
+use tidegate_engine::flow::{self, spec::Flows};
 use tidegate_engine::task::WriteRule;
 use tidegate_engine::time::SystemClock;
 use tidegate_engine::topology::load::{Loaded, load, read};
@@ -42,6 +43,7 @@ pub(crate) struct LoadOptions {
 /// A topology whose every part is built and whose flows are checked.
 pub(crate) struct Topology {
     pub(crate) loaded: Loaded,
+    pub(crate) flows: Flows,
     pub(crate) context: BuildContext,
 }
 
@@ -84,7 +86,8 @@ impl TopologyFile {
             writes: Arc::clone(&options.writes),
         };
         let loaded = load(&parsed, &CATALOG, &context)?;
-        Ok(Topology { loaded, context })
+        let flows = flow::spec::build(&loaded.flows, &loaded.triggers, &CATALOG, &context)?;
+        Ok(Topology { loaded, flows, context })
     }
 
     /// `examples/cold-chain/topology.toml` is called after its folder.

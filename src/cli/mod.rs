@@ -4,6 +4,8 @@
 mod check;
 mod codes;
 mod completions;
+#[cfg(feature = "demo")]
+mod demo;
 mod doc;
 mod eval;
 mod explain;
@@ -11,6 +13,10 @@ mod graph;
 mod list;
 mod logging;
 mod run;
+mod runs;
+mod serve;
+mod status;
+mod tickets;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +33,17 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a simulated plant and the three topologies that run on it
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
+    /// Run the daemon: every topology of a folder, with an API
+    Serve(serve::Serve),
+    /// What a running daemon does
+    Status(status::Status),
+    /// Runs of flows, newest first
+    Runs(runs::Runs),
+    /// Tickets that flows have opened, newest first
+    Tickets(tickets::Tickets),
     /// Run one topology in the foreground
     Run(run::Run),
     /// Check topologies without starting or connecting anything
@@ -48,6 +65,12 @@ enum Command {
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        #[cfg(feature = "demo")]
+        Command::Demo(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Runs(command) => command.run(),
+        Command::Tickets(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::List(command) => command.run(),

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tidegate_engine::flow::key::run_id_text;
 use tidegate_engine::topology::value::parse_duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::logging;
+use crate::config::DaemonConfig;
 use crate::daemon::{Running, Runtimes};
 use crate::exit::{FAILED, Failure, IO};
 use crate::topology::{LoadOptions, load_and_report};
@@ -26,6 +28,9 @@ pub(crate) struct Run {
     /// Where state is kept; `.tidegate/NAME` beside the file if left out
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The daemon's configuration, for its [writes]; without it no device is written
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Throw the saved state of a node away
     #[arg(long, value_name = "NODE")]
     reset_state: Vec<String>,
@@ -45,7 +50,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| format!("{text:?} is no time; write e.g. 30s, 5m or 2h"))
 }
 
@@ -64,7 +69,7 @@ impl Run {
             once: self.once,
             variables: self.set.iter().cloned().collect(),
             replay: self.replay()?,
-            ..LoadOptions::default()
+            writes: self.config.as_deref().map(DaemonConfig::open).transpose()?.map(|config| config.writes).unwrap_or_default(),
         };
         let (_, topology) = load_and_report(&self.file, &options)?;
         let runtimes = Runtimes::start()?;
@@ -77,7 +82,14 @@ impl Run {
                 () = stop_signal()? => Ending::Signal,
             };
             let result = match ending {
-                Ending::ByItself(result) => result,
+                Ending::ByItself(result) => {
+                    for run in running.wait_for_runs().await.waiting {
+                        let id = run_id_text(run.id);
+                        tracing::info!(flow = %run.flow, run = %id, "run is {} {}", run.state, run.reason);
+                    }
+                    running.stop_flows().await;
+                    result
+                }
                 // The author asked for an end: results of open windows are wanted.
                 Ending::TimeOver => running.stop(self.once).await,
                 Ending::Signal => running.stop(false).await,

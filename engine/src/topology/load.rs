@@ -342,9 +342,41 @@ impl Builder<'_> {
     }
 
     fn trigger(&mut self, node: &NodeConfig) {
+        let by_clock = node.table.get("every").or(node.table.get("cron"));
+        let wrong = match (by_clock, node.table.get("from")) {
+            (Some(_), None) => {
+                self.clock(node);
+                None
+            }
+            (None, Some(_)) => None,
+            (None, None) => Some("watches nothing; it needs `from`, `every` or `cron`"),
+            (Some(_), Some(_)) => Some("has both `from` and a clock; write two triggers"),
+        };
+        if let Some(wrong) = wrong {
+            let message = format!("trigger `{}` {wrong}", node.name);
+            self.diagnostics.push(Diagnostic::error("TG-F011", message).at(node.name_span.clone()));
+            return;
+        }
         if let Some(stream) = self.build_operator(node, self.catalog.trigger.build) {
             let input = Input { name: node.name.clone(), stream };
             self.loaded.triggers.push((node.clone(), input));
+        }
+    }
+
+    /// The source `schedule` that a trigger by the clock reads.
+    fn clock(&mut self, node: &NodeConfig) {
+        let Some(row) = find(self.catalog.sources, "schedule") else { return };
+        let words = ["every", "cron", "zone", "missed"];
+        let mut table = node.table.clone();
+        table.entries.retain(|entry| words.contains(&entry.key.as_str()));
+        let name = clock_name(&node.name);
+        let clock = NodeConfig { section: Section::Source, name: name.clone(), table, ..node.clone() };
+        match (row.build)(&clock, self.context) {
+            Ok(part) => {
+                self.streams.insert(name.clone(), vec![(String::new(), part.stream.clone())]);
+                self.loaded.plan.sources.push(SourceNode { name, part });
+            }
+            Err(error) => self.diagnostics.extend(error.0),
         }
     }
 
@@ -412,6 +444,12 @@ impl Builder<'_> {
     fn inputs(&mut self, node: &NodeConfig) -> Option<(Vec<Input>, Vec<PortRef>)> {
         let mut inputs = Vec::new();
         let mut ports = Vec::new();
+        if node.section == Section::Trigger && node.table.get("from").is_none() {
+            let name = clock_name(&node.name);
+            let (_, stream) = self.streams.get(&name)?.first()?;
+            let input = Input { name: name.clone(), stream: stream.clone() };
+            return Some((vec![input], vec![PortRef { node: name, port: 0 }]));
+        }
         for text in node.table.texts("from") {
             let (name, port_name) = split_port(&text.value);
             self.read.insert(name.to_owned());
@@ -445,6 +483,11 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Name of the source behind a trigger by the clock.
+fn clock_name(trigger: &str) -> String {
+    format!("{trigger}.clock")
 }
 
 /// The configuration as text, without places: what state depends on.

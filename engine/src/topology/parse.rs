@@ -49,6 +49,20 @@ pub fn parse_with(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> (Par
     (parsed, reader.diagnostics)
 }
 
+/// Parses any TOML text into one table, for configurations that are no
+/// topology.
+#[must_use]
+pub fn parse_table(text: &str) -> (Table, Vec<Diagnostic>) {
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => return (Table::default(), vec![syntax_error(&error)]),
+    };
+    let variable = |name: &str| std::env::var(name).ok();
+    let mut reader = Reader { text, variable: &variable, diagnostics: Vec::new() };
+    let table = reader.table(document.as_table(), 0..0);
+    (table, reader.diagnostics)
+}
+
 fn syntax_error(error: &toml_edit::TomlError) -> Diagnostic {
     let message = error.message().lines().next().unwrap_or("not TOML").to_owned();
     let diagnostic = Diagnostic::error("TG-C001", format!("not valid TOML: {message}"));

@@ -1,0 +1,53 @@
+//! `tidegate status`: what a running daemon does, asked over its API.
+
+use clap::Args;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::exit::{FAILED, Failure, UNREACHABLE};
+
+#[derive(Args)]
+pub(crate) struct Status {
+    /// Address of the daemon's API
+    #[arg(long, default_value = "127.0.0.1:7450")]
+    api: String,
+    /// Print the daemon's JSON as it is
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::new(FAILED, error))?;
+        let body = runtime.block_on(get(&self.api, "/status"))?;
+        if self.json {
+            println!("{body}");
+            return Ok(());
+        }
+        let status: serde_json::Value = serde_json::from_str(&body)
+            .map_err(|error| Failure::new(FAILED, format!("{} gave no status: {error}", self.api)))?;
+        for topology in status.as_array().map(Vec::as_slice).unwrap_or_default() {
+            println!("{}", topology["topology"].as_str().unwrap_or_default());
+            for node in topology["nodes"].as_array().map(Vec::as_slice).unwrap_or_default() {
+                let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
+                println!("  {:<8} {:<20} {:>12} in  {}", text("kind"), text("name"), node["rows_in"], text("state"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One GET over HTTP/1.0; the answer's body.
+async fn get(address: &str, path: &str) -> Result<String, Failure> {
+    let unreachable = |error: std::io::Error| Failure::new(UNREACHABLE, format!("no daemon answers at {address}: {error}"));
+    let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(unreachable)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.map_err(unreachable)?;
+    let (_, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| Failure::new(FAILED, format!("{address} does not speak HTTP")))?;
+    Ok(body.to_owned())
+}
