@@ -15,7 +15,6 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
-use tidegate_engine::codec::Decoder;
 
 use crate::format::testing::{format, shown};
 
