@@ -93,18 +93,31 @@ impl JsonDecoder {
         if line.len() > limit {
             let reason = format!("the row has {} bytes; payload_max is {limit}", line.len());
             self.build.reject(reason, place(index), line);
+        } else if json_start(line).starts_with(b"{") {
+            self.general_object(json_start(line), &|| place(index));
         } else {
             self.decode_sequence(line, &|_| place(index));
         }
         rest.get(1..).unwrap_or_default()
     }
 
+    /// Reads a line that is one object.
+    fn general_object(&mut self, line: &[u8], position: &dyn Fn() -> String) {
+        let read = general::extent(line).and_then(|length| {
+            if !json_start(line.get(length..).unwrap_or_default()).is_empty() {
+                return Err(format!("the line goes on after its object, at byte {length}"));
+            }
+            general::row(line, &self.shapes, &mut self.build)
+        });
+        if let Err(reason) = read {
+            self.build.reject(reason, position(), line);
+        }
+    }
+
     /// Reads objects and arrays of objects, one after the other.
     fn decode_sequence(&mut self, text: &[u8], place: Place<'_>) {
-        let mut rest = text.trim_ascii_start();
-        // A line that begins with an object was tried the quick way before.
-        let tried = self.by_line && rest.first() == Some(&b'{');
-        let trusted = !tried && is_utf8(rest);
+        let mut rest = json_start(text);
+        let trusted = is_utf8(rest);
         let mut in_array = false;
         let mut index = 0;
         while let Some(first) = rest.first() {
@@ -112,7 +125,7 @@ impl JsonDecoder {
                 (b'{', _) => self.decode_object(rest, trusted, &|| place(index)),
                 (b'[', false) => {
                     in_array = true;
-                    rest = rest.get(1..).unwrap_or_default().trim_ascii_start();
+                    rest = json_start(rest.get(1..).unwrap_or_default());
                     if rest.first() != Some(&b']') {
                         continue;
                     }
@@ -121,7 +134,7 @@ impl JsonDecoder {
                 (_, _) => Err(format!("expected an object, found `{}`", first.escape_ascii())),
             };
             rest = match read {
-                Ok(after) => after.trim_ascii_start(),
+                Ok(after) => json_start(after),
                 Err(reason) => {
                     in_array = false;
                     self.give_up(rest, reason, place(index))
@@ -145,7 +158,7 @@ impl JsonDecoder {
     fn give_up<'a>(&mut self, text: &'a [u8], reason: String, position: String) -> &'a [u8] {
         let (bad, rest) = if self.by_line { (text, &[][..]) } else { next_start(text) };
         self.build.reject(reason, position, bad);
-        rest.trim_ascii_start()
+        json_start(rest)
     }
 
     /// Reads the object at the beginning of `text`, rejects it if it does not
@@ -174,6 +187,13 @@ impl JsonDecoder {
     }
 }
 
+/// The text after what JSON calls white space (a form feed is none).
+fn json_start(text: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    let count = text.iter().take_while(|byte| blank(byte)).count();
+    text.get(count..).unwrap_or_default()
+}
+
 /// Whether text is UTF-8; quick where it is ASCII.
 fn is_utf8(text: &[u8]) -> bool {
     text.is_ascii() || std::str::from_utf8(text).is_ok()
@@ -184,10 +204,10 @@ fn array_goes_on<'a>(text: &'a [u8], in_array: &mut bool) -> Result<&'a [u8], St
     match text.split_first() {
         Some((b']', rest)) => {
             *in_array = false;
-            Ok(rest.trim_ascii_start())
+            Ok(json_start(rest))
         }
         Some((b',', rest)) => {
-            let rest = rest.trim_ascii_start();
+            let rest = json_start(rest);
             if rest.first() == Some(&b'{') { Ok(rest) } else { Err("expected an object after `,`".into()) }
         }
         Some((other, _)) => Err(format!("expected `,` or `]`, found `{}`", other.escape_ascii())),
@@ -215,7 +235,7 @@ impl Decoder for JsonDecoder {
         } else if payload.len() > limit {
             let reason = format!("the payload has {} bytes; payload_max is {limit}", payload.len());
             self.build.reject(reason, position(0), payload);
-        } else if payload.trim_ascii().is_empty() {
+        } else if json_start(payload).is_empty() {
             self.build.reject("the payload is empty".into(), position(0), payload);
         } else {
             self.decode_sequence(payload, position);
