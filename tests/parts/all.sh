@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Installs every part that tests need. Safe to run again.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+for part in tools kafka mosquitto python; do
+  echo "part: $part"
+  "$here/$part.sh" >/dev/null
+done
