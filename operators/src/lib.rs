@@ -3,6 +3,7 @@
 
 use tidegate_engine::catalog::{BuildOperator, Row};
 
+mod deadband;
 pub mod expression;
 mod filter;
 mod narrow;
@@ -19,4 +20,4 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] =
-    &[filter::ROW, project::ROW, route::ROW, union::ROW, window::ROW];
+    &[deadband::ROW, filter::ROW, project::ROW, route::ROW, union::ROW, window::ROW];
