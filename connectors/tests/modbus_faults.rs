@@ -1,0 +1,341 @@
+//! Modbus devices that are off, late, short, busy, silent or slow: B1 to B7 and
+//! B11 of the fault list, with a scripted device on a real socket.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails says where")]
+
+#[path = "support/topology.rs"]
+mod topology;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use tidegate_connectors::SOURCES;
+use tidegate_engine::source::{Polled, Source};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+
+/// Nothing here takes longer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a device answers to one read.
+#[derive(Clone, Debug)]
+enum Answer {
+    /// Register `n` holds the value `n`.
+    Right,
+    Exception(u8),
+    /// Right, but only after this time.
+    Late(Duration),
+    /// One register too few.
+    Short,
+    /// Bytes that are no Modbus.
+    Garbage,
+    /// Nothing at all.
+    Silence,
+}
+
+/// A request as it came.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    unit: u8,
+    start: u16,
+    count: u16,
+}
+
+type Script = Arc<dyn Fn(Read) -> Answer + Send + Sync>;
+
+/// Serves a script on a port of its own until it is dropped.
+struct Device {
+    port: u16,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Device {
+    async fn start(port: u16, script: Script) -> Device {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                connections.spawn(serve(stream, Arc::clone(&script)));
+            }
+        });
+        Device { port, task }
+    }
+}
+
+async fn serve(mut stream: TcpStream, script: Script) {
+    loop {
+        let mut head = [0_u8; 12];
+        if stream.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let read = Read {
+            unit: head[6],
+            start: u16::from_be_bytes([head[8], head[9]]),
+            count: u16::from_be_bytes([head[10], head[11]]),
+        };
+        let answer = script(read);
+        let mut registers: Vec<u16> = (read.start..read.start + read.count).collect();
+        match answer {
+            Answer::Silence => continue,
+            Answer::Garbage => {
+                stream.write_all(&[0xFF; 40]).await.ok();
+                continue;
+            }
+            Answer::Late(time) => tokio::time::sleep(time).await,
+            Answer::Short => {
+                registers.pop();
+            }
+            Answer::Right | Answer::Exception(_) => {}
+        }
+        let body: Vec<u8> = if let Answer::Exception(code) = answer {
+            vec![read.unit, head[7] | 0x80, code]
+        } else {
+            let bytes: Vec<u8> = registers.iter().flat_map(|register| register.to_be_bytes()).collect();
+            let mut body = vec![read.unit, head[7], u8::try_from(bytes.len()).expect("short")];
+            body.extend(bytes);
+            body
+        };
+        let mut frame = vec![head[0], head[1], 0, 0];
+        frame.extend(u16::try_from(body.len()).expect("short").to_be_bytes());
+        frame.extend(body);
+        if stream.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn open(port: u16, unit: &str, every: &str, points: &str) -> Box<dyn Source> {
+    let text = format!(
+        "[source.plc]\ntype = \"modbus\"\ndevice = \"tcp://127.0.0.1:{port}\"\nunit_id = {unit}\nevery = \"{every}\"\ntimeout = \"300ms\"\npoints = [{points}]\n"
+    );
+    let row = SOURCES.iter().find(|row| row.name == "modbus").expect("a row");
+    let part = (row.build)(&topology::node(&text), &topology::build_context());
+    let mut source = part.unwrap_or_else(|error| panic!("{error}")).source;
+    source.open(None).await.expect("opens even without a device");
+    source
+}
+
+async fn rows(source: &mut Box<dyn Source>) -> RecordBatch {
+    match timeout(LIMIT, source.next()).await.expect("rows in time").expect("no error") {
+        Polled::Rows(rows) => rows.batch,
+        Polled::End => panic!("it does not end"),
+    }
+}
+
+/// Quality and values of the points of each row.
+fn read(batch: &RecordBatch) -> Vec<(String, Vec<Option<i64>>)> {
+    let quality = batch.column_by_name("quality").expect("a column").as_string::<i32>().clone();
+    let first = batch.schema().index_of("quality").expect("a column") + 1;
+    (0..batch.num_rows())
+        .map(|row| {
+            let values = (first..batch.num_columns()).map(|column| {
+                let column = batch.column(column).as_primitive::<Int64Type>();
+                (!column.is_null(row)).then(|| column.value(row))
+            });
+            (quality.value(row).to_owned(), values.collect())
+        })
+        .collect()
+}
+
+/// Rows until one of them satisfies the condition, each of them checked.
+async fn until(source: &mut Box<dyn Source>, check: impl Fn(&str, &[Option<i64>]), wanted: &str) -> Duration {
+    let started = Instant::now();
+    loop {
+        for (quality, values) in read(&rows(source).await) {
+            check(&quality, &values);
+            if quality == wanted {
+                return started.elapsed();
+            }
+        }
+        assert!(started.elapsed() < LIMIT, "no row of quality {wanted}");
+    }
+}
+
+fn right(start: i64) -> impl Fn(&str, &[Option<i64>]) {
+    move |quality, values| {
+        for (index, value) in (start..).zip(values) {
+            assert!(value.is_none_or(|value| value == index), "{quality}: {values:?}");
+        }
+    }
+}
+
+fn script(answer: impl Fn(Read) -> Answer + Send + Sync + 'static) -> Script {
+    Arc::new(answer)
+}
+
+const THREE: &str = r#"{ name = "a", register = "holding:10" }, { name = "b", register = "holding:11" }, { name = "c", register = "holding:12" }"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b1_a_device_that_is_off_gives_bad_rows_and_comes_back_by_itself() {
+    let port = {
+        let device = Device::start(0, script(|_| Answer::Right)).await;
+        device.port
+    };
+    let mut source = open(port, "1", "50ms", THREE).await;
+    for (quality, values) in read(&rows(&mut source).await) {
+        assert_eq!((quality.as_str(), values), ("bad", vec![None, None, None]));
+    }
+    let device = Device::start(port, script(|_| Answer::Right)).await;
+    until(&mut source, right(10), "good").await;
+    drop(device);
+    until(&mut source, right(10), "bad").await;
+    let _device = Device::start(port, script(|_| Answer::Right)).await;
+    until(&mut source, right(10), "good").await;
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b1_a_silent_unit_does_not_slow_the_others_down() {
+    let device =
+        Device::start(0, script(|read| if read.unit == 9 { Answer::Silence } else { Answer::Right })).await;
+    let mut source = open(device.port, "[1, 9, 2]", "50ms", THREE).await;
+    let started = Instant::now();
+    let mut good = 0;
+    while started.elapsed() < Duration::from_secs(3) {
+        good += read(&rows(&mut source).await).iter().filter(|(quality, _)| quality == "good").count();
+    }
+    // Two units, twenty polls a second; unit 9 costs two or three time-outs of 300 ms.
+    assert!(good >= 60, "{good} good rows in three seconds");
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b2_a_late_answer_is_never_taken_for_another_request() {
+    let calls = AtomicU32::new(0);
+    // Every third answer comes after the time-out, when the next request is on its way.
+    let device = Device::start(
+        0,
+        script(move |_| {
+            if calls.fetch_add(1, Relaxed).is_multiple_of(3) { Answer::Late(Duration::from_millis(350)) } else { Answer::Right }
+        }),
+    )
+    .await;
+    // Two blocks, so that an answer could be taken for the other one's.
+    let points = r#"{ name = "a", register = "holding:10" }, { name = "b", register = "holding:500" }"#;
+    let mut source = open(device.port, "1", "20ms", points).await;
+    let started = Instant::now();
+    let mut seen = 0;
+    while started.elapsed() < Duration::from_secs(4) {
+        for (quality, values) in read(&rows(&mut source).await) {
+            assert!(values[0].is_none_or(|value| value == 10), "{quality} {values:?}");
+            assert!(values[1].is_none_or(|value| value == 500), "{quality} {values:?}");
+            seen += values.iter().flatten().count();
+        }
+    }
+    assert!(seen > 0, "some polls succeed");
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b3_b11_a_missing_register_is_isolated_and_the_others_are_read() {
+    let reads = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&reads);
+    let device = Device::start(
+        0,
+        script(move |read| {
+            counter.fetch_add(1, Relaxed);
+            if (read.start..read.start + read.count).contains(&11) { Answer::Exception(2) } else { Answer::Right }
+        }),
+    )
+    .await;
+    let mut source = open(device.port, "1", "30ms", THREE).await;
+    for _ in 0..10 {
+        for (quality, values) in read(&rows(&mut source).await) {
+            assert_eq!((quality.as_str(), values), ("uncertain", vec![Some(10), None, Some(12)]));
+        }
+    }
+    // Learnt: after the first poll two requests each, not a search every time.
+    let before = reads.load(Relaxed);
+    let batch = rows(&mut source).await;
+    let requests = reads.load(Relaxed) - before;
+    assert!(requests <= 2 * (u32::try_from(batch.num_rows()).expect("few") + 1), "{requests}");
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b4_a_busy_unit_is_asked_again_and_a_gateway_keeps_the_line() {
+    let calls = AtomicU32::new(0);
+    let device = Device::start(
+        0,
+        script(move |read| match (read.unit, calls.fetch_add(1, Relaxed)) {
+            (1, 0) => Answer::Exception(6),
+            (1, 1) => Answer::Exception(5),
+            (2, _) => Answer::Exception(0x0B),
+            (_, _) => Answer::Right,
+        }),
+    )
+    .await;
+    let mut source = open(device.port, "[1, 2]", "50ms", THREE).await;
+    let batch = rows(&mut source).await;
+    assert_eq!(read(&batch)[0].0, "good", "busy twice, then read within one poll");
+    until(&mut source, |_, _| {}, "bad").await;
+    until(&mut source, right(10), "good").await;
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b5_short_and_garbled_answers_are_bad_rows_and_pass_within_a_second() {
+    for broken in [Answer::Short, Answer::Garbage] {
+        let calls = AtomicU32::new(0);
+        let wrong = broken.clone();
+        let device = Device::start(
+            0,
+            script(move |_| if calls.fetch_add(1, Relaxed) == 3 { wrong.clone() } else { Answer::Right }),
+        )
+        .await;
+        let mut source = open(device.port, "1", "50ms", THREE).await;
+        until(&mut source, right(10), "bad").await;
+        let back = until(&mut source, right(10), "good").await;
+        assert!(back < Duration::from_secs(1), "{broken:?}: {back:?}");
+        source.close().await.expect("closes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_device_that_takes_the_connection_and_never_answers_is_left_and_found_again() {
+    let silent = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let switch = Arc::clone(&silent);
+    let device =
+        Device::start(0, script(move |_| if switch.load(Relaxed) { Answer::Silence } else { Answer::Right })).await;
+    let mut source = open(device.port, "1", "50ms", THREE).await;
+    until(&mut source, right(10), "bad").await;
+    silent.store(false, Relaxed);
+    until(&mut source, right(10), "good").await;
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b7_a_device_slower_than_the_interval_is_polled_at_its_own_pace() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&calls);
+    let device = Device::start(
+        0,
+        script(move |_| {
+            counter.fetch_add(1, Relaxed);
+            Answer::Late(Duration::from_millis(100))
+        }),
+    )
+    .await;
+    let mut source = open(device.port, "1", "10ms", THREE).await;
+    let started = Instant::now();
+    let mut good = 0;
+    while started.elapsed() < Duration::from_secs(2) {
+        good += read(&rows(&mut source).await).iter().filter(|(quality, _)| quality == "good").count();
+    }
+    let asked = calls.load(Relaxed);
+    assert!((10..=25).contains(&asked), "{asked} polls of 100 ms in two seconds");
+    assert!(u32::try_from(good).expect("few") + 2 >= asked, "{good} rows of {asked} polls");
+    source.close().await.expect("closes");
+}
