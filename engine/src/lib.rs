@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod error;
 pub mod event;
 pub mod expression;
+pub mod flow;
 pub mod operator;
 pub mod runtime;
 pub mod schema;

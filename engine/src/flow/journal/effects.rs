@@ -1,0 +1,211 @@
+//! The part of the journal that tasks write: device writes, tickets, notices.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, params};
+
+use super::writer::Writing;
+use super::{Journal, JournalError};
+use crate::error::TaskError;
+use crate::flow::events::{FlowEvent, FlowEvents, What};
+use crate::task::{EffectLedger, Notice, Ticket, WriteIntent, WriteOutcome};
+use crate::time::{Clock, Time};
+
+/// Which run writes.
+#[derive(Clone, Debug)]
+pub struct EffectScope {
+    /// The topology.
+    pub topology: String,
+    /// The flow.
+    pub flow: String,
+    /// The run.
+    pub run: i64,
+}
+
+/// The journal as the tasks of one run see it.
+pub struct RunLedger {
+    journal: Arc<Journal>,
+    events: FlowEvents,
+    clock: Arc<dyn Clock>,
+    scope: Arc<EffectScope>,
+}
+
+impl RunLedger {
+    /// The ledger of one run.
+    #[must_use]
+    pub fn new(
+        journal: Arc<Journal>,
+        events: FlowEvents,
+        clock: Arc<dyn Clock>,
+        scope: EffectScope,
+    ) -> RunLedger {
+        RunLedger { journal, events, clock, scope: Arc::new(scope) }
+    }
+
+    fn say(&self, what: What) {
+        let scope = &self.scope;
+        self.events.say(FlowEvent {
+            at: self.clock.now(),
+            topology: scope.topology.clone(),
+            flow: scope.flow.clone(),
+            run: Some(scope.run),
+            what,
+        });
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>, &EffectScope, Time) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, TaskError> {
+        let (scope, now) = (Arc::clone(&self.scope), self.clock.now());
+        self.journal.write(move |writing| work(writing, &scope, now)).await.map_err(fatal)
+    }
+}
+
+/// A task cannot go on without the journal: nothing may be sent.
+fn fatal(error: JournalError) -> TaskError {
+    TaskError::Fatal(error.0)
+}
+
+#[async_trait]
+impl EffectLedger for RunLedger {
+    async fn intent(&self, key: &str, intent: &WriteIntent) -> Result<(), TaskError> {
+        let (key, intent) = (key.to_owned(), intent.clone());
+        self.write(move |writing, scope, now| {
+            let id = writing.next_id(now);
+            writing
+                .sql
+                .prepare_cached(
+                    "INSERT INTO writes (id, key, run_id, target, value, before, deadline, recorded_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![
+                    id,
+                    key,
+                    scope.run,
+                    intent.target,
+                    intent.value,
+                    intent.before,
+                    intent.deadline,
+                    now.0
+                ])
+                .map(|_| ())
+        })
+        .await
+    }
+
+    async fn open_intent(&self, key: &str) -> Result<Option<WriteIntent>, TaskError> {
+        let key = key.to_owned();
+        // Through the writer, so that an intent of a moment ago is seen.
+        self.write(move |writing, _, _| {
+            writing
+                .sql
+                .prepare_cached(
+                    "SELECT target, value, before, deadline FROM writes
+                     WHERE key = ?1 AND outcome IS NULL ORDER BY id DESC LIMIT 1",
+                )?
+                .query_row([key], |row| {
+                    Ok(WriteIntent {
+                        target: row.get(0)?,
+                        value: row.get(1)?,
+                        before: row.get(2)?,
+                        deadline: row.get(3)?,
+                    })
+                })
+                .optional()
+        })
+        .await
+    }
+
+    async fn outcome(&self, key: &str, outcome: &WriteOutcome) -> Result<(), TaskError> {
+        let text = serde_json::to_string(outcome).map_err(|error| TaskError::Fatal(error.to_string()))?;
+        let key = key.to_owned();
+        let written = self
+            .write(move |writing, _, now| {
+                writing
+                    .sql
+                    .prepare_cached(
+                        "UPDATE writes SET outcome = ?2, ended_at = ?3 WHERE key = ?1 AND outcome IS NULL
+                         RETURNING target, before, value",
+                    )?
+                    .query_row(params![key, text, now.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                    .optional()
+            })
+            .await?;
+        if let Some((target, before, value)) = written {
+            self.say(What::Write { target, before, value, outcome: outcome.clone() });
+        }
+        Ok(())
+    }
+
+    async fn open_ticket(&self, key: &str, ticket: &Ticket) -> Result<i64, TaskError> {
+        let (owned, wanted) = (key.to_owned(), ticket.clone());
+        let (id, fresh) = self
+            .write(move |writing, scope, now| {
+                let known = "SELECT id FROM tickets WHERE key = ?1";
+                let known: Option<i64> =
+                    writing.sql.prepare_cached(known)?.query_row([&owned], |row| row.get(0)).optional()?;
+                if let Some(id) = known {
+                    return Ok((id, false));
+                }
+                writing
+                    .sql
+                    .prepare_cached(
+                        "INSERT INTO tickets (key, topology, flow, run_id, opened_at, state, severity, title, body)
+                         VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?7, ?8)",
+                    )?
+                    .execute(params![
+                        owned,
+                        scope.topology,
+                        scope.flow,
+                        scope.run,
+                        now.0,
+                        wanted.severity,
+                        wanted.title,
+                        wanted.body
+                    ])?;
+                Ok((writing.sql.last_insert_rowid(), true))
+            })
+            .await?;
+        if fresh {
+            self.say(What::Ticket {
+                number: id,
+                severity: ticket.severity.clone(),
+                title: ticket.title.clone(),
+            });
+        }
+        Ok(id)
+    }
+
+    async fn notify(&self, key: &str, notice: &Notice) -> Result<(), TaskError> {
+        let (key, wanted) = (key.to_owned(), notice.clone());
+        let fresh = self
+            .write(move |writing, scope, now| {
+                let id = writing.next_id(now);
+                let inserted = writing
+                    .sql
+                    .prepare_cached(
+                        "INSERT INTO notices (id, key, topology, flow, run_id, recorded_at, kind, severity, text)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (key) DO NOTHING",
+                    )?
+                    .execute(params![
+                        id,
+                        key,
+                        scope.topology,
+                        scope.flow,
+                        scope.run,
+                        now.0,
+                        wanted.kind,
+                        wanted.severity,
+                        wanted.text
+                    ])?;
+                Ok(inserted > 0)
+            })
+            .await?;
+        if fresh {
+            self.say(What::Notice(notice.clone()));
+        }
+        Ok(())
+    }
+}
