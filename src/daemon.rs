@@ -30,8 +30,10 @@ impl Runtimes {
     pub(crate) fn start() -> Result<Runtimes, Failure> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let failed = |error: std::io::Error| Failure::new(FAILED, format!("cannot start threads: {error}"));
-        let io = Builder::new_multi_thread().worker_threads(threads.min(4)).thread_name("io").enable_all().build();
-        let compute = Builder::new_multi_thread().worker_threads(threads).thread_name("compute").enable_time().build();
+        let io =
+            Builder::new_multi_thread().worker_threads(threads.min(4)).thread_name("io").enable_all().build();
+        let compute =
+            Builder::new_multi_thread().worker_threads(threads).thread_name("compute").enable_time().build();
         Ok(Runtimes { io: io.map_err(failed)?, compute: compute.map_err(failed)? })
     }
 }

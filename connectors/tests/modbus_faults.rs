@@ -1,7 +1,12 @@
 //! Modbus devices that are off, late, short, busy, silent or slow: B1 to B7 and
 //! B11 of the fault list, with a scripted device on a real socket.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails says where")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
 
 #[path = "support/topology.rs"]
 mod topology;
@@ -218,7 +223,11 @@ async fn b2_a_late_answer_is_never_taken_for_another_request() {
     let device = Device::start(
         0,
         script(move |_| {
-            if calls.fetch_add(1, Relaxed).is_multiple_of(3) { Answer::Late(Duration::from_millis(350)) } else { Answer::Right }
+            if calls.fetch_add(1, Relaxed).is_multiple_of(3) {
+                Answer::Late(Duration::from_millis(350))
+            } else {
+                Answer::Right
+            }
         }),
     )
     .await;
@@ -246,7 +255,11 @@ async fn b3_b11_a_missing_register_is_isolated_and_the_others_are_read() {
         0,
         script(move |read| {
             counter.fetch_add(1, Relaxed);
-            if (read.start..read.start + read.count).contains(&11) { Answer::Exception(2) } else { Answer::Right }
+            if (read.start..read.start + read.count).contains(&11) {
+                Answer::Exception(2)
+            } else {
+                Answer::Right
+            }
         }),
     )
     .await;
@@ -308,7 +321,8 @@ async fn b6_a_device_that_takes_the_connection_and_never_answers_is_left_and_fou
     let silent = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let switch = Arc::clone(&silent);
     let device =
-        Device::start(0, script(move |_| if switch.load(Relaxed) { Answer::Silence } else { Answer::Right })).await;
+        Device::start(0, script(move |_| if switch.load(Relaxed) { Answer::Silence } else { Answer::Right }))
+            .await;
     let mut source = open(device.port, "1", "50ms", THREE).await;
     until(&mut source, right(10), "bad").await;
     silent.store(false, Relaxed);

@@ -1,7 +1,12 @@
 //! Against somebody else's device: pymodbus, over TCP and over RTU frames in
 //! TCP.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails says where")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
 
 #[path = "support/python.rs"]
 mod python;

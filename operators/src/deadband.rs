@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use tidegate_engine::catalog::{BuildOperator, Row};
@@ -26,7 +28,11 @@ const KEYS: &[Key] = &[
     optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
     required("column", Kind::Text, "the number that is watched"),
     optional("absolute", Kind::Number, "a smaller change does not go on"),
-    optional("percent", Kind::Number, "a smaller change, in percent of the last value that went on, does not go on"),
+    optional(
+        "percent",
+        Kind::Number,
+        "a smaller change, in percent of the last value that went on, does not go on",
+    ),
     optional("max_interval", Kind::Duration, "a row goes on at the latest after this time, changed or not"),
 ];
 
@@ -45,7 +51,11 @@ max_interval = "1m"
     build,
 };
 
-fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
+fn build(
+    config: &NodeConfig,
+    _context: &BuildContext,
+    inputs: &[Input],
+) -> Result<OperatorPart, ConfigError> {
     let input = only_input(config, inputs)?;
     require_time(config, input)?;
     let table = &config.table;
@@ -63,7 +73,8 @@ fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Resu
     };
     let keys: Vec<usize> = table.texts("key").into_iter().filter_map(&mut find).collect();
     let column = table.text("column").and_then(&mut find);
-    let data_type = column.and_then(|index| input.stream.columns.fields().get(index)).map(|field| field.data_type());
+    let data_type =
+        column.and_then(|index| input.stream.columns.fields().get(index)).map(|field| field.data_type());
     if let Some(data_type) = data_type.filter(|data_type| !data_type.is_numeric()) {
         let message = format!("`column` of `{}` is {} and no number", config.name, type_name(data_type));
         diagnostics.push(Diagnostic::error("TG-X003", message).at(table.span_of("column")));
@@ -73,7 +84,9 @@ fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Resu
         let message = format!("`{}` needs `absolute` or `percent`", config.name);
         diagnostics.push(Diagnostic::error("TG-C004", message).at(config.name_span.clone()));
     }
-    let Some(column) = column.filter(|_| diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
+    let Some(column) = column.filter(|_| diagnostics.is_empty()) else {
+        return Err(ConfigError(diagnostics));
+    };
     let operator = Deadband {
         stream: input.stream.clone(),
         keys,

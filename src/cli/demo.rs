@@ -63,8 +63,9 @@ impl Demo {
             Some(folder) => Ok((folder.clone(), false)),
             None => {
                 let folder = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
-                std::fs::create_dir_all(&folder)
-                    .map_err(|error| Failure::new(IO, format!("cannot make {}: {error}", folder.display())))?;
+                std::fs::create_dir_all(&folder).map_err(|error| {
+                    Failure::new(IO, format!("cannot make {}: {error}", folder.display()))
+                })?;
                 Ok((folder, true))
             }
         }
@@ -75,7 +76,12 @@ impl Demo {
         let teller = Teller { json: self.json, started };
         let stop = stop_signal()?;
         let plant = Plant::start().await?;
-        teller.line("demo", "plant", "started", "a simulated plant: Modbus, OPC UA, MQTT, Kafka on loopback sockets");
+        teller.line(
+            "demo",
+            "plant",
+            "started",
+            "a simulated plant: Modbus, OPC UA, MQTT, Kafka on loopback sockets",
+        );
         let mut running = Vec::new();
         for (name, text) in TOPOLOGIES {
             running.push(start(name, text, folder, &plant, compute.clone())?);
@@ -229,7 +235,9 @@ impl Teller {
             "time": event.at.to_string(), "topology": event.topology, "node": event.flow, "kind": kind,
             "run": event.run.map(run_id_text), "text": event.what.to_string(),
         });
-        if let (What::Write { target, before, value, outcome }, Some(object)) = (&event.what, line.as_object_mut()) {
+        if let (What::Write { target, before, value, outcome }, Some(object)) =
+            (&event.what, line.as_object_mut())
+        {
             object.insert("address".into(), target.as_str().into());
             object.insert("before".into(), before.as_str().into());
             object.insert("value".into(), value.as_str().into());
@@ -284,7 +292,9 @@ impl Summary {
             });
             println!("{line}");
         } else {
-            println!("\n{rows} rows, {windows} windows, {firings} firings, {runs} runs, {tickets} tickets, {writes} device writes");
+            println!(
+                "\n{rows} rows, {windows} windows, {firings} firings, {runs} runs, {tickets} tickets, {writes} device writes"
+            );
         }
     }
 }

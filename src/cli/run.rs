@@ -69,7 +69,13 @@ impl Run {
             once: self.once,
             variables: self.set.iter().cloned().collect(),
             replay: self.replay()?,
-            writes: self.config.as_deref().map(DaemonConfig::open).transpose()?.map(|config| config.writes).unwrap_or_default(),
+            writes: self
+                .config
+                .as_deref()
+                .map(DaemonConfig::open)
+                .transpose()?
+                .map(|config| config.writes)
+                .unwrap_or_default(),
         };
         let (_, topology) = load_and_report(&self.file, &options)?;
         let runtimes = Runtimes::start()?;

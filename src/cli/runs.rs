@@ -65,7 +65,13 @@ impl Runs {
                 println!("{line}");
                 continue;
             }
-            println!("{id}  {:<10} {:<16} {} {}", run.state.to_string(), run.flow, short(run.recorded_at), run.reason);
+            println!(
+                "{id}  {:<10} {:<16} {} {}",
+                run.state.to_string(),
+                run.flow,
+                short(run.recorded_at),
+                run.reason
+            );
             for task in tasks {
                 println!("    {:<16} {:<10} {}", task.task, task.state.to_string(), task.reason);
             }

@@ -31,7 +31,13 @@ impl Status {
             println!("{}", topology["topology"].as_str().unwrap_or_default());
             for node in topology["nodes"].as_array().map(Vec::as_slice).unwrap_or_default() {
                 let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
-                println!("  {:<8} {:<20} {:>12} in  {}", text("kind"), text("name"), node["rows_in"], text("state"));
+                println!(
+                    "  {:<8} {:<20} {:>12} in  {}",
+                    text("kind"),
+                    text("name"),
+                    node["rows_in"],
+                    text("state")
+                );
             }
         }
         Ok(())
@@ -40,7 +46,8 @@ impl Status {
 
 /// One GET over HTTP/1.0; the answer's body.
 async fn get(address: &str, path: &str) -> Result<String, Failure> {
-    let unreachable = |error: std::io::Error| Failure::new(UNREACHABLE, format!("no daemon answers at {address}: {error}"));
+    let unreachable =
+        |error: std::io::Error| Failure::new(UNREACHABLE, format!("no daemon answers at {address}: {error}"));
     let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(unreachable)?;

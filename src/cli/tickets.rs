@@ -30,7 +30,14 @@ impl Tickets {
                 });
                 println!("{line}");
             } else {
-                println!("#{:<5} {:<8} {:<9} {} {}", ticket.id, ticket.state, ticket.severity, short(ticket.opened_at), ticket.title);
+                println!(
+                    "#{:<5} {:<8} {:<9} {} {}",
+                    ticket.id,
+                    ticket.state,
+                    ticket.severity,
+                    short(ticket.opened_at),
+                    ticket.title
+                );
                 if !ticket.body.is_empty() {
                     println!("       {}", ticket.body);
                 }

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use tidegate_engine::time::{Clock, SystemClock};
 use tokio::task::JoinHandle;
 
@@ -18,7 +17,7 @@ const STEP: Duration = Duration::from_secs(1);
 pub(super) struct Cluster {
     pub(super) brokers: String,
     task: JoinHandle<()>,
-    _mock: MockCluster<'static, DefaultClientContext>,
+    _mock: MockCluster<'static, DefaultProducerContext>,
 }
 
 impl Drop for Cluster {
@@ -37,14 +36,19 @@ impl Cluster {
             mock.create_topic(topic, 2, 1).map_err(|error| failed(&error))?;
         }
         let brokers = mock.bootstrap_servers();
-        let producer: ThreadedProducer<_> =
-            ClientConfig::new().set("bootstrap.servers", &brokers).set("linger.ms", "5").create().map_err(|error| failed(&error))?;
+        let producer: ThreadedProducer<_> = ClientConfig::new()
+            .set("bootstrap.servers", &brokers)
+            .set("linger.ms", "5")
+            .create()
+            .map_err(|error| failed(&error))?;
         let task = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(STEP);
             loop {
                 ticks.tick().await;
                 let payload = format!(r#"{{"field":"north","at":"{}","rain_mm":0.4}}"#, SystemClock.now());
-                if let Err((error, _)) = producer.send(BaseRecord::to("forecast").key("north").payload(&payload)) {
+                if let Err((error, _)) =
+                    producer.send(BaseRecord::to("forecast").key("north").payload(&payload))
+                {
                     tracing::debug!("simulated weather service: {error}");
                 }
                 if producer.in_flight_count() > 1_000 {

@@ -59,7 +59,10 @@ impl Plc {
             Request::ReadInputRegisters(start, count) => {
                 let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
                 let range = usize::from(*start)..usize::from(*start) + usize::from(*count);
-                input.get(range).map(|cells| Response::ReadInputRegisters(cells.to_vec())).ok_or(ExceptionCode::IllegalDataAddress)
+                input
+                    .get(range)
+                    .map(|cells| Response::ReadInputRegisters(cells.to_vec()))
+                    .ok_or(ExceptionCode::IllegalDataAddress)
             }
             Request::ReadHoldingRegisters(start, count) => {
                 let cells: Option<Vec<u16>> =
@@ -78,7 +81,8 @@ impl Plc {
 
 impl Soil {
     pub(super) async fn start() -> Result<Soil, Failure> {
-        let failed = |error: std::io::Error| Failure::new(FAILED, format!("cannot start the simulated PLC: {error}"));
+        let failed =
+            |error: std::io::Error| Failure::new(FAILED, format!("cannot start the simulated PLC: {error}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let plc = Plc {
@@ -92,7 +96,9 @@ impl Soil {
                 let plc = served.clone();
                 async move { accept_tcp_connection(stream, peer, move |_| Ok(Some(plc.clone()))) }
             };
-            if let Err(error) = server.serve(&connected, |error| tracing::debug!("simulated PLC: {error}")).await {
+            if let Err(error) =
+                server.serve(&connected, |error| tracing::debug!("simulated PLC: {error}")).await
+            {
                 tracing::warn!("the simulated PLC has stopped: {error}");
             }
         });

@@ -47,7 +47,8 @@ impl Turbines {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(&error))?;
         let port = listener.local_addr().map_err(|error| failed(&error))?.port();
-        let namespace = NamespaceMetadata { namespace_uri: NAMESPACE.to_owned(), ..NamespaceMetadata::default() };
+        let namespace =
+            NamespaceMetadata { namespace_uri: NAMESPACE.to_owned(), ..NamespaceMetadata::default() };
         let mut builder = ServerBuilder::new_anonymous("Tidegate demo")
             .host("127.0.0.1")
             .port(port)
@@ -70,8 +71,9 @@ impl Turbines {
             loop {
                 ticks.tick().await;
                 step += 1;
-                let values: Vec<DataValue> =
-                    (0..NAMES.len()).map(|turbine| DataValue::new_now(vibration(turbine, step, &limits))).collect();
+                let values: Vec<DataValue> = (0..NAMES.len())
+                    .map(|turbine| DataValue::new_now(vibration(turbine, step, &limits)))
+                    .collect();
                 let updates = vibrations.iter().zip(values).map(|(node, value)| (node, None, value));
                 if let Err(error) = manager.set_values(&subscriptions, updates) {
                     tracing::warn!("simulated turbines: {error}");
@@ -117,7 +119,11 @@ fn add_nodes(manager: &Arc<SimpleNodeManager>, index: u16, limits: &Arc<Vec<Atom
                 return StatusCode::BadOutOfRange;
             }
             if let Some(limit) = limits.get(turbine) {
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 100")]
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 0 and 100"
+                )]
                 limit.store(percent as u64, Relaxed);
             }
             StatusCode::Good

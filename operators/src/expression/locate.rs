@@ -63,6 +63,22 @@ pub(super) fn diagnose(
         .label("here")
 }
 
+/// The error of a whole query as a message at the wrong word, where it can be
+/// told.
+pub(crate) fn locate_in_query(error: &DataFusionError, text: &Text) -> Diagnostic {
+    if let Some(name) = unknown_column(error) {
+        return Diagnostic::error("TG-X002", format!("there is no column `{name}`"))
+            .at(word(text, &name))
+            .label("not a column here");
+    }
+    let message = error.strip_backtrace();
+    let said = message.trim_start_matches("Error during planning: ").trim_start_matches("SQL error: ");
+    let said = said.lines().next().unwrap_or(said);
+    Diagnostic::error("TG-F024", format!("the query cannot be planned: {}", lower_first(said)))
+        .at(text.span_of(0..text.value.len()))
+        .help("it is one SELECT over `trigger`, the ids of earlier tasks, and values such as `$name`")
+}
+
 fn diagnose_column(name: &str, text: &Text, scope: &DFSchema) -> Diagnostic {
     let names: Vec<String> = scope
         .iter()

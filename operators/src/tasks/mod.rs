@@ -5,6 +5,7 @@ mod emit;
 mod http;
 mod mail;
 mod parts;
+mod sql;
 mod ticket;
 mod wait;
 
@@ -17,6 +18,7 @@ pub const TASKS: &[Row<BuildTask>] = &[
     emit::ROW,
     http::ROW,
     mail::ROW,
+    sql::ROW,
     ticket::ROW,
     wait::ROW,
 ];

@@ -139,6 +139,41 @@ impl EffectLedger for RunLedger {
         Ok(())
     }
 
+    async fn not_sent(
+        &self,
+        key: &str,
+        intent: &WriteIntent,
+        outcome: &WriteOutcome,
+    ) -> Result<(), TaskError> {
+        let text = serde_json::to_string(outcome).map_err(|error| TaskError::Fatal(error.to_string()))?;
+        let (key, wanted) = (key.to_owned(), intent.clone());
+        self.write(move |writing, scope, now| {
+            let id = writing.next_id(now);
+            writing
+                .sql
+                .prepare_cached(
+                    "INSERT INTO writes (id, key, run_id, target, value, before, deadline, recorded_at, outcome, ended_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?8)",
+                )?
+                .execute(params![
+                    id,
+                    key,
+                    scope.run,
+                    wanted.target,
+                    wanted.value,
+                    wanted.before,
+                    wanted.deadline,
+                    now.0,
+                    text
+                ])
+                .map(|_| ())
+        })
+        .await?;
+        let (target, before, value) = (intent.target.clone(), intent.before.clone(), intent.value.clone());
+        self.say(What::Write { target, before, value, outcome: outcome.clone() });
+        Ok(())
+    }
+
     async fn open_ticket(&self, key: &str, ticket: &Ticket) -> Result<i64, TaskError> {
         let (owned, wanted) = (key.to_owned(), ticket.clone());
         let (id, fresh) = self

@@ -1,0 +1,219 @@
+//! `sql`: a query over the rows that fired (`trigger`), results of earlier
+//! tasks (by their ids), and values (`$turbine`, `$need.mm`, `$fired_at`).
+//! Planned and typed when the file is loaded.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SessionContext;
+use datafusion::prelude::{SQLOptions, SessionConfig};
+use tidegate_engine::catalog::{BuildTask, Row};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, TaskError};
+use tidegate_engine::expression::Scope;
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
+use tidegate_engine::topology::key::{Key, Kind, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tidegate_engine::topology::value::Text;
+
+use crate::expression::locate_in_query;
+
+const KEYS: &[Key] = &[required("query", Kind::Text, "one SELECT; its rows are the result")];
+
+pub(super) const ROW: Row<BuildTask> = Row {
+    name: "sql",
+    summary: "queries the rows that fired and the results of earlier tasks",
+    keys: &[KEYS],
+    example: r#"[[flow.warn.task]]
+id    = "evidence"
+type  = "sql"
+query = "SELECT count(*) AS n, max(value) AS worst FROM trigger"
+"#,
+    build,
+};
+
+/// The table of values, which queries name by `$`.
+const VALUES: &str = "tidegate_values";
+/// Longest query, in bytes.
+const QUERY_BYTES_MAX: usize = 64 * 1024;
+/// Stack of the thread that plans: planning recurses over the query.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+fn build(config: &NodeConfig, _context: &BuildContext, scope: &TaskScope) -> Result<TaskPart, ConfigError> {
+    let text = config.table.text("query").ok_or_else(ConfigError::default)?;
+    if text.value.len() > QUERY_BYTES_MAX {
+        let message = format!("the query is longer than {QUERY_BYTES_MAX} bytes");
+        return Err(Diagnostic::error("TG-F024", message).at(text.span.clone()).into());
+    }
+    let query = insert_values(text, &scope.values)?;
+    let mut tables = vec![(VALUES.to_owned(), values_schema(&scope.values), Vec::new())];
+    if let Some(trigger) = &scope.trigger {
+        tables.push(("trigger".into(), Arc::clone(&trigger.columns), Vec::new()));
+    }
+    for (id, result) in &scope.results {
+        tables.push((id.clone(), Arc::clone(&result.columns), Vec::new()));
+    }
+    let schemas = tables.iter().map(|(name, schema, _)| (name.clone(), Arc::clone(schema))).collect();
+    let planned = run(query.clone(), tables, false);
+    let planned = planned.map_err(|error| locate_in_query(&error, text))?;
+    let result = StreamSchema { columns: planned.0, time: None, time_shift_us: 0 };
+    Ok(TaskPart { task: Box::new(Sql { query, schemas }), result })
+}
+
+/// Columns of the task's values, called by their place.
+fn values_schema(scope: &Scope) -> SchemaRef {
+    let fields = scope.columns.iter().enumerate();
+    let fields =
+        fields.map(|(index, (_, field))| Field::new(format!("c{index}"), field.data_type().clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Replaces `$name` and `$task.column` outside of quotes by a look-up of the
+/// value, so that a value can never be read as SQL.
+fn insert_values(text: &Text, scope: &Scope) -> Result<String, Diagnostic> {
+    let mut out = String::with_capacity(text.value.len());
+    let mut quote = None;
+    let mut chars = text.value.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '\'' || c == '"' => quote = Some(c),
+            Some(_) | None => {}
+        }
+        if c != '$' || quote.is_some() {
+            out.push(c);
+            continue;
+        }
+        let mut end = at + 1;
+        while let Some((next, c)) = chars.peek().copied() {
+            if !(c.is_alphanumeric() || c == '_' || c == '.') {
+                break;
+            }
+            end = next + c.len_utf8();
+            chars.next();
+        }
+        let name = text.value.get(at + 1..end).unwrap_or_default();
+        let index = find_value(name, scope).ok_or_else(|| {
+            let names: Vec<String> = scope.columns.iter().map(|column| value_name(column)).collect();
+            Diagnostic::error("TG-X002", format!("there is no value `${name}`"))
+                .at(text.span_of(at..end))
+                .help(format!("the values are {}", names.join(", ")))
+                .suggest(name, names.iter().map(String::as_str))
+        })?;
+        out.push_str(&format!("(SELECT c{index} FROM {VALUES})"));
+    }
+    Ok(out)
+}
+
+fn value_name(column: &(Option<String>, arrow::datatypes::FieldRef)) -> String {
+    match column {
+        (Some(qualifier), field) => format!("{qualifier}.{}", field.name()),
+        (None, field) => field.name().clone(),
+    }
+}
+
+fn find_value(name: &str, scope: &Scope) -> Option<usize> {
+    let of_run = format!("run.{name}");
+    [name, of_run.as_str()]
+        .into_iter()
+        .find_map(|name| scope.columns.iter().position(|column| value_name(column) == name))
+}
+
+type Table = (String, SchemaRef, Vec<RecordBatch>);
+
+/// Plans the query, and runs it if asked to, on a thread with a big stack.
+/// Answers the result's schema and rows.
+fn run(
+    query: String,
+    tables: Vec<Table>,
+    execute: bool,
+) -> Result<(SchemaRef, Vec<RecordBatch>), DataFusionError> {
+    let failed = |what: &str| DataFusionError::Internal(format!("the query's thread {what}"));
+    let work = move || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().build().map_err(|_| failed("has no runtime"))?;
+        runtime.block_on(async move {
+            let mut config = SessionConfig::new().with_target_partitions(1);
+            config.options_mut().sql_parser.enable_ident_normalization = false;
+            let context = SessionContext::new_with_config(config);
+            for (name, schema, batches) in tables {
+                let table = MemTable::try_new(schema, vec![batches])?;
+                context.register_table(name.as_str(), Arc::new(table))?;
+            }
+            let only_select =
+                SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+            let frame = context.sql_with_options(&query, only_select).await?;
+            let schema = Arc::new(frame.schema().as_arrow().clone());
+            let rows = if execute { frame.collect().await? } else { Vec::new() };
+            Ok((schema, rows))
+        })
+    };
+    let thread = std::thread::Builder::new().name("sql".into()).stack_size(STACK_BYTES).spawn(work);
+    thread.map_err(|_| failed("could not start"))?.join().map_err(|_| failed("has died"))?
+}
+
+struct Sql {
+    query: String,
+    /// The tables that the query was planned with.
+    schemas: Vec<(String, SchemaRef)>,
+}
+
+#[async_trait]
+impl Task for Sql {
+    async fn start(&self, context: &TaskContext) -> Result<TaskStep, TaskError> {
+        let tables = self.schemas.iter().map(|(name, schema)| {
+            let batches = match name.as_str() {
+                VALUES => vec![context.values.clone()],
+                "trigger" => context.trigger_rows.clone(),
+                id => context
+                    .results
+                    .iter()
+                    .find(|(name, _)| name == id)
+                    .map(|(_, rows)| rows.clone())
+                    .unwrap_or_default(),
+            };
+            let batches: Result<Vec<RecordBatch>, _> = batches
+                .into_iter()
+                .map(|batch| RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec()))
+                .collect();
+            batches.map(|batches| (name.clone(), Arc::clone(schema), batches))
+        });
+        let tables: Result<Vec<Table>, _> = tables.collect();
+        let tables = tables.map_err(|error| TaskError::Fatal(format!("the query's tables: {error}")))?;
+        let query = self.query.clone();
+        let ran = tokio::task::spawn_blocking(move || run(query, tables, true)).await;
+        let ran = ran.map_err(|error| TaskError::Fatal(error.to_string()))?;
+        let (_, rows) = ran.map_err(|error| TaskError::Fatal(error.strip_backtrace()))?;
+        Ok(TaskStep::Done(rows))
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Pure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::DataType;
+
+    #[test]
+    fn values_are_looked_up_and_never_pasted() {
+        let scope = Scope::default()
+            .with(None, Field::new("turbine", DataType::Utf8, true))
+            .with(Some("run"), Field::new("fired_at", DataType::Int64, true));
+        let query = Text::loose("SELECT '$turbine' WHERE t = $turbine AND at > $fired_at");
+        let inserted = insert_values(&query, &scope).expect("both are there");
+        assert_eq!(
+            inserted,
+            "SELECT '$turbine' WHERE t = (SELECT c0 FROM tidegate_values) AND at > (SELECT c1 FROM tidegate_values)"
+        );
+        let wrong = insert_values(&Text::loose("SELECT $turbin"), &scope).expect_err("not there");
+        assert_eq!(wrong.help.as_deref(), Some("did you mean `turbine`?"));
+    }
+}
