@@ -112,6 +112,11 @@ fn add_nodes(manager: &Arc<SimpleNodeManager>, index: u16, limits: &Arc<Vec<Atom
             .organized_by(folder)
             .insert(&mut *space);
         drop(space);
+        let shown = Arc::clone(limits);
+        manager.inner().add_read_callback(limit.clone(), move |_, _, _| {
+            let percent = shown.get(turbine).map_or(100, |limit| limit.load(Relaxed));
+            Ok(DataValue::new_now(f64::from(u32::try_from(percent).unwrap_or(100))))
+        });
         let limits = Arc::clone(limits);
         manager.inner().add_write_callback(limit, move |value, _| {
             let Some(Variant::Double(percent)) = value.value else { return StatusCode::BadTypeMismatch };

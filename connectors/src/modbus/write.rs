@@ -24,7 +24,7 @@ const KEYS: &[Key] = &[
     required("device", Kind::Text, "\"tcp://host:502\", \"rtu+tcp://host:port\" or \"rtu:///dev/ttyUSB0\""),
     optional("unit_id", Kind::Int(0, 255), "unit on the line, 1 if left out"),
     required("register", Kind::Text, "\"holding:0\" or \"coil:0\""),
-    optional("type", Kind::Word(TYPE_WORDS), "how it is stored, u16 if left out"),
+    optional("value_type", Kind::Word(TYPE_WORDS), "how it is stored, u16 if left out"),
     optional("order", Kind::Text, "order of the bytes on the wire, \"ABCD\" (big-endian) if left out"),
     required("value", Kind::Expression, "the value to set"),
     optional("deadline", Kind::Duration, "never sent later than this, \"10s\" if left out"),
@@ -57,11 +57,11 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
         let message = format!("{} cells are read only; write `holding` or `coil`", address.area.word());
         diagnostics.push(wrong("register", message));
     }
-    let word = table.str("type").unwrap_or(if address.area == Area::Coil { "bool" } else { "u16" });
+    let word = table.str("value_type").unwrap_or(if address.area == Area::Coil { "bool" } else { "u16" });
     let value_type =
         Type::parse(word, None).filter(|value| (*value == Type::Bool) == (address.area == Area::Coil));
     if value_type.is_none() {
-        diagnostics.push(wrong("type", format!("a value of type `{word}` cannot be written to {address}")));
+        diagnostics.push(wrong("value_type", format!("a value of type `{word}` cannot be written to {address}")));
     }
     let value_type = value_type.unwrap_or(Type::U16);
     let order = match table.str("order").map(|text| Order::parse(text, value_type)) {
