@@ -3,11 +3,13 @@
 
 mod file;
 pub mod format;
+mod generate;
 mod kafka;
 mod modbus;
 mod number;
 mod opcua;
 mod row_encoder;
+mod schedule;
 mod seldom;
 mod stdout;
 #[cfg(test)]
@@ -20,9 +22,11 @@ use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTask, Row};
 #[rustfmt::skip]
 pub const SOURCES: &[Row<BuildSource>] = &[
     file::SOURCE,
+    generate::SOURCE,
     kafka::SOURCE,
     modbus::SOURCE,
     opcua::SOURCE,
+    schedule::SOURCE,
 ];
 
 /// Every `[sink.x] type = …`.

@@ -290,6 +290,11 @@ pub fn rejects(node: &str, bad: &[BadRow], now: Time) -> Option<RecordBatch> {
     RecordBatch::try_new(rejects_schema().columns, columns).ok()
 }
 
+/// The instant of RFC 3339 text such as `2026-11-23T12:00:00Z`.
+pub(crate) fn time_of(text: &str) -> Option<Time> {
+    instant::rfc3339(text).map(Time)
+}
+
 /// How the watermarks of a node are made, from its `watermark` table.
 #[must_use]
 pub fn watermark_policy(config: &NodeConfig) -> WatermarkPolicy {
