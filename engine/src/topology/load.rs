@@ -443,7 +443,7 @@ fn fingerprint(node: &NodeConfig, inputs: &[Input]) -> String {
     text
 }
 
-fn table_text(table: &Table) -> String {
+pub(crate) fn table_text(table: &Table) -> String {
     let mut entries: Vec<String> =
         table.entries.iter().map(|entry| format!("{}={}", entry.key, value_text(&entry.value))).collect();
     entries.sort();

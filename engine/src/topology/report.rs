@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_place_outside_of_the_text_does_no_harm() {
         let diagnostic = Diagnostic::error("TG-C001", "cut off").at(90..95);
-        assert!(render("a.toml", "ä", &[diagnostic.clone()], false).contains("cut off"));
+        assert!(render("a.toml", "ä", std::slice::from_ref(&diagnostic), false).contains("cut off"));
         assert_eq!(line_and_column("a\nbä", 5), (2, 3));
         assert_eq!(to_json("a.toml", "x", &diagnostic)["line"], 1);
     }

@@ -79,17 +79,34 @@ impl Journal {
         self.post(move |writing| advance(writing, run, &records, now).map(|_| ())).await
     }
 
-    /// Remembers that a run must stop, so that a restart stops it too.
+    /// Ends a run that has not begun: its firing is too old for it.
     ///
     /// # Errors
     /// Nothing was recorded, or the disk has failed.
-    pub async fn ask_to_stop(&self, run: i64, reason: String) -> Result<(), JournalError> {
+    pub async fn expire(&self, run: i64, reason: String, now: Time) -> Result<Advanced, JournalError> {
         self.write(move |writing| {
             writing
                 .sql
-                .prepare_cached("UPDATE runs SET stop = ?2 WHERE id = ?1 AND ended_at IS NULL")?
-                .execute((run, reason))
-                .map(|_| ())
+                .prepare_cached("UPDATE firings SET outcome = 'expired', reason = ?2 WHERE run_id = ?1")?
+                .execute((run, &reason))?;
+            let reason = format!("expired: {reason}");
+            advance(writing, run, &[Record::Run { state: RunState::Cancelled, reason, closing: None }], now)
+        })
+        .await
+    }
+
+    /// Remembers that a run must stop, so that a restart stops it too. One
+    /// that waits for another run ends at once.
+    ///
+    /// # Errors
+    /// Nothing was recorded, or the disk has failed.
+    pub async fn ask_to_stop(&self, run: i64, reason: String, now: Time) -> Result<(), JournalError> {
+        self.write(move |writing| {
+            let held = "UPDATE runs SET state = 'cancelled', reason = ?2, ended_at = ?3
+                        WHERE id = ?1 AND ended_at IS NULL AND held";
+            writing.sql.prepare_cached(held)?.execute((run, &reason, now.0))?;
+            let open = "UPDATE runs SET stop = ?2 WHERE id = ?1 AND ended_at IS NULL";
+            writing.sql.prepare_cached(open)?.execute((run, &reason)).map(|_| ())
         })
         .await
     }

@@ -74,8 +74,8 @@ pub struct Launched {
     pub fresh: bool,
     /// A run that may start at once.
     pub start: Option<i64>,
-    /// Open runs that must stop because this one replaces them.
-    pub stop: Vec<i64>,
+    /// Open runs that must stop because this one replaces them, and why.
+    pub stop: Vec<(i64, String)>,
 }
 
 /// What the journal remembers of a trigger and key: it wins over a checkpoint.
@@ -311,7 +311,7 @@ fn replace(
     group: &str,
     by: i64,
     now: Time,
-) -> rusqlite::Result<Vec<i64>> {
+) -> rusqlite::Result<Vec<(i64, String)>> {
     let group = (&rules.topology, &rules.flow, group, by);
     let reason = format!("replaced by run {}", crate::flow::key::run_id_text(by));
     writing
@@ -325,7 +325,9 @@ fn replace(
         "UPDATE runs SET stop = ?5
          WHERE topology = ?1 AND flow = ?2 AND group_key = ?3 AND id <> ?4 AND ended_at IS NULL RETURNING id",
     )?;
-    let rows = statement.query_map(params![group.0, group.1, group.2, group.3, reason], |row| row.get(0))?;
+    let rows = statement.query_map(params![group.0, group.1, group.2, group.3, reason], |row| {
+        Ok((row.get(0)?, reason.clone()))
+    })?;
     rows.collect()
 }
 

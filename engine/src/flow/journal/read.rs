@@ -240,6 +240,21 @@ impl Journal {
         self.read(counts)
     }
 
+    /// Runs of a topology that have not ended, oldest first.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn unfinished(&self, topology: &str) -> Result<Vec<RunLine>, JournalError> {
+        self.read(|sql| {
+            let query = format!(
+                "{RUN_COLUMNS} INDEXED BY runs_open WHERE topology = ?1 AND ended_at IS NULL ORDER BY id"
+            );
+            let mut statement = sql.prepare_cached(&query)?;
+            let rows = statement.query_map([topology], run_line)?;
+            rows.collect()
+        })
+    }
+
     /// Runs that have not ended, those that wait for another one included.
     ///
     /// # Errors
@@ -268,23 +283,27 @@ fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
+const RUN_COLUMNS: &str =
+    "SELECT id, topology, flow, trigger, group_key, state, reason, fired_at, recorded_at,
+                                  started_at, ended_at FROM runs";
+
 fn runs(sql: &Connection, limit: usize) -> rusqlite::Result<Vec<RunLine>> {
-    let query = "SELECT id, topology, flow, trigger, group_key, state, reason, fired_at, recorded_at, started_at, ended_at
-                 FROM runs ORDER BY id DESC LIMIT ?1";
-    list(sql, query, at_most(limit), |row| {
-        Ok(RunLine {
-            id: row.get(0)?,
-            topology: row.get(1)?,
-            flow: row.get(2)?,
-            trigger: row.get(3)?,
-            group: row.get(4)?,
-            state: word(row, 5, RunState::parse)?,
-            reason: row.get(6)?,
-            fired_at: Time(row.get(7)?),
-            recorded_at: Time(row.get(8)?),
-            started_at: row.get::<_, Option<i64>>(9)?.map(Time),
-            ended_at: row.get::<_, Option<i64>>(10)?.map(Time),
-        })
+    list(sql, &format!("{RUN_COLUMNS} ORDER BY id DESC LIMIT ?1"), at_most(limit), run_line)
+}
+
+fn run_line(row: &Row<'_>) -> rusqlite::Result<RunLine> {
+    Ok(RunLine {
+        id: row.get(0)?,
+        topology: row.get(1)?,
+        flow: row.get(2)?,
+        trigger: row.get(3)?,
+        group: row.get(4)?,
+        state: word(row, 5, RunState::parse)?,
+        reason: row.get(6)?,
+        fired_at: Time(row.get(7)?),
+        recorded_at: Time(row.get(8)?),
+        started_at: row.get::<_, Option<i64>>(9)?.map(Time),
+        ended_at: row.get::<_, Option<i64>>(10)?.map(Time),
     })
 }
 

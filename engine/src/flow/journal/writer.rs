@@ -15,6 +15,9 @@ use crate::time::Time;
 const GROUP_MAX: usize = 1_024;
 /// After this silence the log is moved into the file.
 const IDLE: Duration = Duration::from_secs(2);
+/// Changes for which nobody waits go along with the next ones, or alone after
+/// this time: an fsync of their own would only stand in the way.
+const LAZY_WAIT: Duration = Duration::from_millis(20);
 /// A log this long is moved even under load, in pages of 4 KiB: 64 MiB.
 const LOG_PAGES_MAX: i64 = 16_384;
 /// The log's length is looked at after so many transactions.
@@ -40,6 +43,8 @@ impl Writing<'_> {
 pub(super) trait Work: Send {
     /// Does it inside the transaction.
     fn run(&mut self, writing: &mut Writing<'_>) -> rusqlite::Result<()>;
+    /// Whether somebody waits for the disk.
+    fn is_urgent(&self) -> bool;
     /// Answers the waiter.
     fn settle(self: Box<Self>, result: Result<(), JournalError>);
 }
@@ -74,6 +79,10 @@ where
         Ok(())
     }
 
+    fn is_urgent(&self) -> bool {
+        self.reply.is_some()
+    }
+
     fn settle(mut self: Box<Self>, result: Result<(), JournalError>) {
         let Some(reply) = self.reply.take() else {
             if let Err(error) = result {
@@ -97,6 +106,8 @@ pub(super) struct Writer {
     poison: Arc<OnceLock<JournalError>>,
     file: String,
     last_id: i64,
+    /// Changes for the next transaction.
+    group: Vec<Box<dyn Work>>,
     /// Transactions since the log was moved.
     unmoved: u32,
 }
@@ -112,32 +123,49 @@ impl Writer {
             "SELECT max((SELECT ifnull(max(id), 0) FROM firings), (SELECT ifnull(max(id), 0) FROM runs),
              (SELECT ifnull(max(id), 0) FROM writes), (SELECT ifnull(max(id), 0) FROM notices))";
         let last_id = connection.query_row(newest, (), |row| row.get(0))?;
-        let mut writer = Writer { connection, receiver, poison, file, last_id, unmoved: 0 };
+        let mut writer =
+            Writer { connection, receiver, poison, file, last_id, group: Vec::new(), unmoved: 0 };
         writer.checkpoint("PASSIVE")?;
         Ok(writer)
     }
 
     pub(super) fn serve(mut self) {
         loop {
-            match self.receiver.recv_timeout(IDLE) {
-                Ok(first) => self.group(first),
-                Err(RecvTimeoutError::Timeout) => self.move_log(1),
+            let patience = if self.group.is_empty() { IDLE } else { LAZY_WAIT };
+            match self.receiver.recv_timeout(patience) {
+                Ok(work) => {
+                    self.group.push(work);
+                    self.take_waiting();
+                    let urgent = self.group.iter().any(|work| work.is_urgent());
+                    if urgent || self.group.len() >= GROUP_MAX {
+                        self.write_group();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if self.group.is_empty() => self.move_log(1),
+                Err(RecvTimeoutError::Timeout) => self.write_group(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.unmoved > 0 && self.unmoved.is_multiple_of(LOOK_EVERY) {
                 self.move_log(LOG_PAGES_MAX);
             }
         }
+        self.write_group();
         self.move_log(1);
     }
 
-    fn group(&mut self, first: Box<dyn Work>) {
-        let mut group = vec![first];
-        while group.len() < GROUP_MAX {
+    fn take_waiting(&mut self) {
+        while self.group.len() < GROUP_MAX {
             match self.receiver.try_recv() {
-                Ok(next) => group.push(next),
+                Ok(next) => self.group.push(next),
                 Err(_) => break,
             }
+        }
+    }
+
+    fn write_group(&mut self) {
+        let mut group = std::mem::take(&mut self.group);
+        if group.is_empty() {
+            return;
         }
         metrics::histogram!("tidegate_journal_group_size")
             .record(u32::try_from(group.len()).unwrap_or(u32::MAX));
@@ -145,8 +173,7 @@ impl Writer {
             Some(poison) => Err(poison.clone()),
             None => self.commit(&mut group),
         };
-        let results = results.map_err(|error| self.poison.get_or_init(|| error).clone());
-        match results {
+        match results.map_err(|error| self.poison.get_or_init(|| error).clone()) {
             Ok(results) => {
                 group.into_iter().zip(results).for_each(|(work, result)| work.settle(result));
             }

@@ -1,0 +1,134 @@
+//! The sink of a trigger: firings into the journal, runs to the scheduler. It
+//! must never start anything before its firing is durable, nor anything twice.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use super::events::{FlowEvent, What};
+use super::firing::{Firing, firings};
+use super::journal::{LaunchRules, Launched, NewFiring, Offer};
+use super::scheduler::{NewRun, SchedulerHandle};
+use super::spec::TriggerLink;
+use crate::error::ConnectorError;
+use crate::sink::{Sink, SinkPart};
+use crate::topology::plan::{PortRef, SinkNode};
+
+/// Most firings in one transaction.
+const FIRINGS_MAX: usize = 1_024;
+
+/// Takes the rows of one trigger's operator.
+pub struct Launcher {
+    link: TriggerLink,
+    rules: Arc<LaunchRules>,
+    scheduler: SchedulerHandle,
+}
+
+impl Launcher {
+    /// The sink for a trigger.
+    #[must_use]
+    pub fn new(link: TriggerLink, scheduler: SchedulerHandle) -> Launcher {
+        let flow = &link.flow;
+        let rules = LaunchRules {
+            topology: flow.topology.clone(),
+            trigger: link.trigger.clone(),
+            flow: flow.name.clone(),
+            revision: flow.revision.clone(),
+            mode: flow.mode_word(),
+            overlap: flow.overlap,
+            cooldown: link.cooldown,
+            starts_max: link.starts_max,
+        };
+        Launcher { link, rules: Arc::new(rules), scheduler }
+    }
+
+    /// The sink as a node of a plan: `TRIGGER.start`, reading the trigger.
+    #[must_use]
+    pub fn node(link: TriggerLink, scheduler: SchedulerHandle) -> SinkNode {
+        let trigger = link.trigger.clone();
+        let part = SinkPart { sink: Box::new(Launcher::new(link, scheduler)) };
+        SinkNode { name: format!("{trigger}.start"), part, input: PortRef { node: trigger, port: 0 } }
+    }
+
+    async fn launch(&self, found: Vec<Firing>) -> Result<(), ConnectorError> {
+        let fatal = |error: super::journal::JournalError| ConnectorError::Fatal(error.0);
+        self.scheduler.room().await;
+        let now = self.scheduler.clock().now();
+        let firings: Arc<[NewFiring]> = found.iter().map(|firing| firing.new.clone()).collect();
+        let journal = self.scheduler.journal();
+        let launched = journal.launch(Arc::clone(&self.rules), firings, now).await.map_err(fatal)?;
+        let mut runs = Vec::new();
+        let mut stop = Vec::new();
+        for (firing, launched) in found.into_iter().zip(&launched) {
+            self.tell(&firing.new, launched);
+            stop.extend(launched.stop.iter().cloned());
+            if let Some(id) = launched.start {
+                runs.push(NewRun {
+                    id,
+                    run_key: firing.new.run_key,
+                    flow: Arc::clone(&self.link.flow),
+                    trigger: self.link.trigger.clone(),
+                    fired_at: firing.new.fired_at,
+                    recorded_at: now,
+                    params: firing.params,
+                    rows: vec![firing.rows],
+                });
+            }
+        }
+        // A scheduler that has stopped finds them in the journal next time.
+        self.scheduler.launched(runs, stop).await;
+        Ok(())
+    }
+
+    fn tell(&self, firing: &NewFiring, launched: &Launched) {
+        if !launched.fresh {
+            metrics::counter!("tidegate_firings_replayed_total", "trigger" => self.link.trigger.clone())
+                .increment(1);
+            return;
+        }
+        let outcome = launched.outcome;
+        metrics::counter!("tidegate_firings_total", "trigger" => self.link.trigger.clone(), "outcome" => outcome.word())
+            .increment(1);
+        let reason = match &firing.offer {
+            Offer::Nothing(_, reason) => reason.clone(),
+            Offer::Run { .. } => String::new(),
+        };
+        self.scheduler.events().say(FlowEvent {
+            at: self.scheduler.clock().now(),
+            topology: self.link.flow.topology.clone(),
+            flow: self.link.flow.name.clone(),
+            run: launched.start,
+            what: What::Firing {
+                trigger: self.link.trigger.clone(),
+                key: firing.key.clone(),
+                outcome,
+                reason,
+            },
+        });
+    }
+}
+
+#[async_trait]
+impl Sink for Launcher {
+    async fn open(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    /// Returns when every firing of the batch is durable.
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError> {
+        let now = self.scheduler.clock().now();
+        let found =
+            firings(&self.link, batch, now).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        let mut found = found.into_iter().peekable();
+        while found.peek().is_some() {
+            let part: Vec<Firing> = found.by_ref().take(FIRINGS_MAX).collect();
+            self.launch(part).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, _epoch: u64) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}
