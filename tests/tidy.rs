@@ -57,7 +57,7 @@ fn uses(files: &[(String, String)], word: &str) -> Vec<String> {
     files.iter().filter(|(_, text)| code(text).contains(word)).map(|(name, _)| name.clone()).collect()
 }
 
-fn starting<'a>(files: &'a [(String, String)], prefix: &str) -> Vec<(String, String)> {
+fn starting(files: &[(String, String)], prefix: &str) -> Vec<(String, String)> {
     files.iter().filter(|(name, _)| name.starts_with(prefix)).cloned().collect()
 }
 

@@ -61,7 +61,8 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
     let value_type =
         Type::parse(word, None).filter(|value| (*value == Type::Bool) == (address.area == Area::Coil));
     if value_type.is_none() {
-        diagnostics.push(wrong("value_type", format!("a value of type `{word}` cannot be written to {address}")));
+        diagnostics
+            .push(wrong("value_type", format!("a value of type `{word}` cannot be written to {address}")));
     }
     let value_type = value_type.unwrap_or(Type::U16);
     let order = match table.str("order").map(|text| Order::parse(text, value_type)) {

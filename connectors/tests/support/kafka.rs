@@ -1,6 +1,8 @@
 //! Kafka for tests: librdkafka's mock cluster, which can be broken on purpose,
 //! plain producers and consumers to write and look from outside.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait for real servers in real time")]
+
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};

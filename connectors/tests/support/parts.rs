@@ -1,6 +1,8 @@
 //! Servers for tests: installed by the scripts in `tests/parts`, started on
 //! free ports, stopped by process id.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait for real servers in real time")]
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command};

@@ -199,15 +199,7 @@ impl Task for Ledger {
 
 /// What build functions may use, with state in `folder`.
 pub(crate) fn context(folder: &Path) -> BuildContext {
-    BuildContext {
-        expressions: Arc::new(Plain),
-        clock: Arc::new(SystemClock),
-        base_dir: folder.to_owned(),
-        data_dir: folder.to_owned(),
-        topology: "plant".into(),
-        once: false,
-        writes: Arc::new(Vec::new()),
-    }
+    BuildContext::new("plant", folder.to_owned(), folder.to_owned(), Arc::new(Plain))
 }
 
 /// Flows of a file whose triggers read rows of `device` and `value`.

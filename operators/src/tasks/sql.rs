@@ -99,7 +99,7 @@ fn insert_values(text: &Text, scope: &Scope) -> Result<String, Diagnostic> {
         }
         let name = text.value.get(at + 1..end).unwrap_or_default();
         let index = find_value(name, scope).ok_or_else(|| {
-            let names: Vec<String> = scope.columns.iter().map(|column| value_name(column)).collect();
+            let names: Vec<String> = scope.columns.iter().map(value_name).collect();
             Diagnostic::error("TG-X002", format!("there is no value `${name}`"))
                 .at(text.span_of(at..end))
                 .help(format!("the values are {}", names.join(", ")))

@@ -2,6 +2,7 @@
 //! from the engine's own rules, snapshot and restore between any two batches.
 
 #![allow(dead_code, reason = "not every test file uses every helper")]
+#![allow(clippy::cast_possible_truncation, reason = "times of tests are small")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
