@@ -1,11 +1,15 @@
 //! Tidegate's connectors: one file or folder per outside system, and one row
 //! in the tables below; the formats they share are in [`format`].
 
+mod deliveries;
 mod file;
 pub mod format;
 mod generate;
+mod json_template;
 mod kafka;
 mod modbus;
+mod mqtt;
+mod narrow;
 mod number;
 mod opcua;
 mod row_encoder;
@@ -25,6 +29,7 @@ pub const SOURCES: &[Row<BuildSource>] = &[
     generate::SOURCE,
     kafka::SOURCE,
     modbus::SOURCE,
+    mqtt::SOURCE,
     opcua::SOURCE,
     schedule::SOURCE,
 ];
@@ -34,6 +39,7 @@ pub const SOURCES: &[Row<BuildSource>] = &[
 pub const SINKS: &[Row<BuildSink>] = &[
     file::SINK,
     kafka::SINK,
+    mqtt::SINK,
     stdout::SINK,
 ];
 
@@ -41,5 +47,6 @@ pub const SINKS: &[Row<BuildSink>] = &[
 #[rustfmt::skip]
 pub const TASKS: &[Row<BuildTask>] = &[
     modbus::WRITE,
+    mqtt::PUBLISH,
     opcua::WRITE,
 ];

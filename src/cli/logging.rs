@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 pub(super) fn start(json: bool, default_level: &str) {
     let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| {
         // librdkafka repeats what our own lines say with a node's name.
-        EnvFilter::new(format!("{default_level},librdkafka=off,rdkafka=off,opcua_crypto=off,opcua_client=off,opcua_server=off,opcua_core=off,rumqttd=error"))
+        EnvFilter::new(format!("{default_level},librdkafka=off,rdkafka=off,opcua_crypto=off,opcua_client=off,opcua_server=off,opcua_core=off,rumqttd=off"))
     });
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

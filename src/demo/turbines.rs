@@ -55,6 +55,7 @@ impl Turbines {
             .application_uri("urn:tidegate:demo")
             .product_uri("urn:tidegate:demo")
             .create_sample_keypair(false)
+            .pki_dir(std::env::temp_dir().join(format!("tidegate-demo-pki-{}", std::process::id())))
             .with_node_manager(simple_node_manager(namespace, "wind-farm"));
         builder.limits_mut().subscriptions.min_publishing_interval_ms = 20.0;
         builder.limits_mut().subscriptions.min_sampling_interval_ms = 10.0;
