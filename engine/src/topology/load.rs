@@ -10,12 +10,13 @@ use crate::error::ConfigError;
 use crate::operator::Input;
 use crate::schema::{StreamSchema, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
+use crate::topology::fingerprint::fingerprint;
 use crate::topology::key::{Key, Kind, optional, required};
 use crate::topology::keys::check_keys;
 use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
-use crate::topology::value::{Data, Table, Text, Value};
+use crate::topology::references::{check_names, order, split_port};
 
 /// Keys of `[topology]`.
 pub const TOPOLOGY_KEYS: &[Key] = &[
@@ -181,117 +182,6 @@ fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
     check_keys(&node.table, &tables, &what, &node.name_span, out);
 }
 
-/// Third layer: a name means one node.
-fn check_names(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) {
-    let mut seen: BTreeMap<&str, &NodeConfig> = BTreeMap::new();
-    for node in nodes {
-        // A flow's name is only used by `start`, a table's by SQL.
-        if matches!(node.section, Section::Flow | Section::Table) {
-            continue;
-        }
-        if let Some(first) = seen.insert(&node.name, node) {
-            let message = format!(
-                "two nodes are called `{}`: a {} and a {}",
-                node.name,
-                first.section.word(),
-                node.section.word()
-            );
-            let diagnostic = Diagnostic::error("TG-T003", message).at(node.name_span.clone());
-            out.push(diagnostic.label("the second one").help("names are how nodes refer to each other"));
-        }
-    }
-}
-
-/// The node and port that a `from` means.
-fn split_port(reference: &str) -> (&str, &str) {
-    reference.split_once('.').unwrap_or((reference, ""))
-}
-
-/// Nodes in an order in which each comes after those it reads.
-fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usize> {
-    let readable: BTreeMap<&str, usize> = nodes
-        .iter()
-        .enumerate()
-        .filter(|(_, node)| matches!(node.section, Section::Source | Section::Operator))
-        .map(|(index, node)| (node.name.as_str(), index))
-        .collect();
-    let mut waits_for: Vec<BTreeSet<usize>> = Vec::new();
-    for node in nodes {
-        let mut wanted = BTreeSet::new();
-        for text in node.table.texts("from") {
-            let (name, _) = split_port(&text.value);
-            match readable.get(name) {
-                Some(index) => {
-                    wanted.insert(*index);
-                }
-                None => out.push(unknown_reference(node, text, name, nodes, &readable)),
-            }
-        }
-        waits_for.push(wanted);
-    }
-    let mut done = BTreeSet::new();
-    let mut order = Vec::new();
-    while order.len() < nodes.len() {
-        let ready = waits_for
-            .iter()
-            .enumerate()
-            .find(|(index, wanted)| !done.contains(index) && wanted.iter().all(|want| done.contains(want)));
-        let Some((index, _)) = ready else { break };
-        done.insert(index);
-        order.push(index);
-    }
-    if order.len() < nodes.len() && out.is_empty() {
-        out.push(cycle(nodes, &waits_for, &done));
-    }
-    order
-}
-
-fn unknown_reference(
-    node: &NodeConfig,
-    text: &Text,
-    name: &str,
-    nodes: &[NodeConfig],
-    readable: &BTreeMap<&str, usize>,
-) -> Diagnostic {
-    let other = nodes.iter().find(|other| other.name == name);
-    let message = match other {
-        Some(other) => format!("`{}` reads `{name}`, but that is a {}", node.name, other.section.word()),
-        None => format!("`{}` reads `{name}`, which does not exist", node.name),
-    };
-    let names: Vec<&str> = readable.keys().copied().collect();
-    Diagnostic::error("TG-T001", message)
-        .at(text.span_of(0..name.len()))
-        .help(format!("the nodes that give rows are {}", names.join(", ")))
-        .suggest(name, names.iter().copied())
-}
-
-fn cycle(nodes: &[NodeConfig], waits_for: &[BTreeSet<usize>], done: &BTreeSet<usize>) -> Diagnostic {
-    // From any node that is left, following what it waits for leads into a cycle.
-    let mut path: Vec<usize> = Vec::new();
-    let mut at = (0..nodes.len()).find(|index| !done.contains(index));
-    while let Some(index) = at {
-        if let Some(start) = path.iter().position(|seen| *seen == index) {
-            path.drain(..start);
-            break;
-        }
-        path.push(index);
-        at = waits_for.get(index).and_then(|wanted| wanted.iter().find(|want| !done.contains(want)).copied());
-    }
-    let names: Vec<&str> =
-        path.iter().rev().filter_map(|index| nodes.get(*index)).map(|node| node.name.as_str()).collect();
-    let first = path.last().and_then(|index| nodes.get(*index));
-    let mut message = names.join("` → `");
-    if let Some(name) = names.first() {
-        message = format!("rows would go round for ever: `{message}` → `{name}`");
-    }
-    let diagnostic = Diagnostic::error("TG-T002", message);
-    let diagnostic = diagnostic.help("a topology is a graph without cycles; remove one `from`");
-    match first {
-        Some(node) => diagnostic.at(node.table.span_of("from")),
-        None => diagnostic,
-    }
-}
-
 struct Builder<'a> {
     catalog: &'a Catalog,
     context: &'a BuildContext,
@@ -354,7 +244,7 @@ impl Builder<'_> {
         };
         if let Some(wrong) = wrong {
             let message = format!("trigger `{}` {wrong}", node.name);
-            self.diagnostics.push(Diagnostic::error("TG-F011", message).at(node.name_span.clone()));
+            self.diagnostics.push(Diagnostic::error("TG-F014", message).at(node.name_span.clone()));
             return;
         }
         if let Some(stream) = self.build_operator(node, self.catalog.trigger.build) {
@@ -488,34 +378,4 @@ impl Builder<'_> {
 /// Name of the source behind a trigger by the clock.
 fn clock_name(trigger: &str) -> String {
     format!("{trigger}.clock")
-}
-
-/// The configuration as text, without places: what state depends on.
-fn fingerprint(node: &NodeConfig, inputs: &[Input]) -> String {
-    let mut text = format!("{} {}", node.section.word(), table_text(&node.table));
-    for input in inputs {
-        for field in input.stream.columns.fields() {
-            text.push_str(&format!(" {}:{}", field.name(), crate::schema::type_name(field.data_type())));
-        }
-    }
-    text
-}
-
-pub(crate) fn table_text(table: &Table) -> String {
-    let mut entries: Vec<String> =
-        table.entries.iter().map(|entry| format!("{}={}", entry.key, value_text(&entry.value))).collect();
-    entries.sort();
-    format!("{{{}}}", entries.join(","))
-}
-
-fn value_text(value: &Value) -> String {
-    match &value.data {
-        Data::Text(text) => format!("{:?}", text.value),
-        Data::Int(number) => number.to_string(),
-        Data::Float(number) => number.to_string(),
-        Data::Bool(flag) => flag.to_string(),
-        Data::Datetime => "datetime".into(),
-        Data::List(items) => format!("[{}]", items.iter().map(value_text).collect::<Vec<_>>().join(",")),
-        Data::Table(table) => table_text(table),
-    }
 }

@@ -1,12 +1,14 @@
 //! TOML text to a checked plan: parse, check keys, resolve names, build parts.
 //! Nothing here connects or starts anything.
 
+pub(crate) mod fingerprint;
 pub mod key;
 pub mod keys;
 pub mod load;
 pub mod node;
 pub mod parse;
 pub mod plan;
+mod references;
 mod replay;
 pub mod report;
 pub mod value;

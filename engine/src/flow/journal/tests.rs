@@ -1,3 +1,5 @@
+//! The journal under crashes, replays and damage.
+
 use std::time::Duration;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The state machine of a run, event by event, and over random flows.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -21,8 +21,8 @@ use crate::operator::Input;
 use crate::schema::{StreamSchema, TYPE_NAMES, parse_type};
 use crate::task::{Effect, Mode, TaskPart, TaskScope};
 use crate::time::time_type;
+use crate::topology::fingerprint::table_text;
 use crate::topology::keys::check_keys;
-use crate::topology::load::table_text;
 use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::value::{Table, Text, Value};
 

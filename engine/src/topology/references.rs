@@ -1,0 +1,119 @@
+//! Third layer: do the names mean nodes, and is there an order in which each
+//! node comes after those it reads?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostic::Diagnostic;
+use crate::topology::node::{NodeConfig, Section};
+use crate::topology::value::Text;
+
+/// Third layer: a name means one node.
+pub(super) fn check_names(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<&str, &NodeConfig> = BTreeMap::new();
+    for node in nodes {
+        // A flow's name is only used by `start`, a table's by SQL.
+        if matches!(node.section, Section::Flow | Section::Table) {
+            continue;
+        }
+        if let Some(first) = seen.insert(&node.name, node) {
+            let message = format!(
+                "two nodes are called `{}`: a {} and a {}",
+                node.name,
+                first.section.word(),
+                node.section.word()
+            );
+            let diagnostic = Diagnostic::error("TG-T003", message).at(node.name_span.clone());
+            out.push(diagnostic.label("the second one").help("names are how nodes refer to each other"));
+        }
+    }
+}
+
+/// The node and port that a `from` means.
+pub(super) fn split_port(reference: &str) -> (&str, &str) {
+    reference.split_once('.').unwrap_or((reference, ""))
+}
+
+/// Nodes in an order in which each comes after those it reads.
+pub(super) fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usize> {
+    let readable: BTreeMap<&str, usize> = nodes
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| matches!(node.section, Section::Source | Section::Operator))
+        .map(|(index, node)| (node.name.as_str(), index))
+        .collect();
+    let mut waits_for: Vec<BTreeSet<usize>> = Vec::new();
+    for node in nodes {
+        let mut wanted = BTreeSet::new();
+        for text in node.table.texts("from") {
+            let (name, _) = split_port(&text.value);
+            match readable.get(name) {
+                Some(index) => {
+                    wanted.insert(*index);
+                }
+                None => out.push(unknown_reference(node, text, name, nodes, &readable)),
+            }
+        }
+        waits_for.push(wanted);
+    }
+    let mut done = BTreeSet::new();
+    let mut order = Vec::new();
+    while order.len() < nodes.len() {
+        let ready = waits_for
+            .iter()
+            .enumerate()
+            .find(|(index, wanted)| !done.contains(index) && wanted.iter().all(|want| done.contains(want)));
+        let Some((index, _)) = ready else { break };
+        done.insert(index);
+        order.push(index);
+    }
+    if order.len() < nodes.len() && out.is_empty() {
+        out.push(cycle(nodes, &waits_for, &done));
+    }
+    order
+}
+
+fn unknown_reference(
+    node: &NodeConfig,
+    text: &Text,
+    name: &str,
+    nodes: &[NodeConfig],
+    readable: &BTreeMap<&str, usize>,
+) -> Diagnostic {
+    let other = nodes.iter().find(|other| other.name == name);
+    let message = match other {
+        Some(other) => format!("`{}` reads `{name}`, but that is a {}", node.name, other.section.word()),
+        None => format!("`{}` reads `{name}`, which does not exist", node.name),
+    };
+    let names: Vec<&str> = readable.keys().copied().collect();
+    Diagnostic::error("TG-T001", message)
+        .at(text.span_of(0..name.len()))
+        .help(format!("the nodes that give rows are {}", names.join(", ")))
+        .suggest(name, names.iter().copied())
+}
+
+fn cycle(nodes: &[NodeConfig], waits_for: &[BTreeSet<usize>], done: &BTreeSet<usize>) -> Diagnostic {
+    // From any node that is left, following what it waits for leads into a cycle.
+    let mut path: Vec<usize> = Vec::new();
+    let mut at = (0..nodes.len()).find(|index| !done.contains(index));
+    while let Some(index) = at {
+        if let Some(start) = path.iter().position(|seen| *seen == index) {
+            path.drain(..start);
+            break;
+        }
+        path.push(index);
+        at = waits_for.get(index).and_then(|wanted| wanted.iter().find(|want| !done.contains(want)).copied());
+    }
+    let names: Vec<&str> =
+        path.iter().rev().filter_map(|index| nodes.get(*index)).map(|node| node.name.as_str()).collect();
+    let first = path.last().and_then(|index| nodes.get(*index));
+    let mut message = names.join("` → `");
+    if let Some(name) = names.first() {
+        message = format!("rows would go round for ever: `{message}` → `{name}`");
+    }
+    let diagnostic = Diagnostic::error("TG-T002", message);
+    let diagnostic = diagnostic.help("a topology is a graph without cycles; remove one `from`");
+    match first {
+        Some(node) => diagnostic.at(node.table.span_of("from")),
+        None => diagnostic,
+    }
+}
