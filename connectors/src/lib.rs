@@ -4,6 +4,7 @@
 mod file;
 pub mod format;
 mod generate;
+mod http;
 mod kafka;
 mod modbus;
 mod number;
@@ -23,6 +24,7 @@ use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTask, Row};
 pub const SOURCES: &[Row<BuildSource>] = &[
     file::SOURCE,
     generate::SOURCE,
+    http::SOURCE,
     kafka::SOURCE,
     modbus::SOURCE,
     opcua::SOURCE,
@@ -33,6 +35,7 @@ pub const SOURCES: &[Row<BuildSource>] = &[
 #[rustfmt::skip]
 pub const SINKS: &[Row<BuildSink>] = &[
     file::SINK,
+    http::SINK,
     kafka::SINK,
     stdout::SINK,
 ];
