@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn following(keys: &str, from: &str, count: usize) -> Vec<String> {
-        let times = times(keys).map_err(|_| "wrong").expect("a right schedule");
+        let times = times(keys).unwrap_or_else(|error| panic!("{error:?}"));
         let next = std::iter::successors(times.after(at(from)), |time| times.after(*time));
         next.take(count).map(|time| time.to_string().replace(":00.000000Z", "Z")).collect()
     }

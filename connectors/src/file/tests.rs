@@ -102,10 +102,10 @@ async fn a_followed_file_gives_rows_when_their_line_ends() {
     append(&path, "{\"n\":3}\n{\"n\"");
     let (found, mut source) = tokio::time::timeout(LIMIT, reader).await.expect("in time").expect("no panic");
     assert_eq!(found, [1, 2, 3]);
-    // Replaced: the old file is read to its end, then the new one.
+    // Replaced: the old file is read to its very end, then the new one.
     append(&path, ":4}\n");
     fs::rename(&path, folder.path().join("log.1")).expect("renames");
-    append(&folder.path().join("log.1"), "{\"n\":5}\n");
+    append(&folder.path().join("log.1"), "{\"n\":5}");
     append(&path, "{\"n\":6}\n");
     assert_eq!(numbers(source.as_mut(), 3).await, [4, 5, 6]);
     // Cut: read from its beginning.
@@ -181,7 +181,7 @@ async fn csv_knows_its_header_wherever_it_goes_on() {
 async fn a_missing_file_is_an_error_only_if_it_must_be_there_now() {
     let folder = TempDir::new().expect("a folder");
     let error = build(folder.path(), true, "path = \"rows.jsonl\"").err().expect("is missing");
-    assert_eq!((error.0[0].code, error.0[0].span.is_some()), ("TG-C032", true));
+    assert_eq!((error.0[0].code, error.0[0].span.is_some()), ("TG-C009", true));
     assert!(error.0[0].message.contains("rows.jsonl"), "{error}");
     let error = build(folder.path(), false, "path = \".\"").err().expect("is a directory");
     assert!(error.0[0].help.as_deref().is_some_and(|help| help.contains("./*.jsonl")), "{error:?}");
