@@ -1,6 +1,7 @@
 //! MQTT against a scripted broker that lies, refuses or falls silent: M8, M12
 //! and M14, the take-over of MQTT 5, and what the sink makes of refusals.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one case among many")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

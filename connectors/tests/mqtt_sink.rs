@@ -139,6 +139,10 @@ struct NoJournal;
 
 #[async_trait]
 impl EffectLedger for NoJournal {
+    async fn not_sent(&self, _: &str, _: &WriteIntent, _: &WriteOutcome) -> Result<(), TaskError> {
+        unreachable!("a message is no device write")
+    }
+
     async fn intent(&self, _: &str, _: &WriteIntent) -> Result<(), TaskError> {
         unreachable!("a message is no device write")
     }

@@ -293,4 +293,11 @@ pub(super) const CODES: &[Code] = &[
         "json and payload",
         "payload = \"on\"",
     ),
+    code("TG-C009", "a file that does not exist", "path = \"no-such-file.jsonl\"", "path = \"rows.jsonl\""),
+    code(
+        "TG-C034",
+        "an HTTP address, path or header that cannot be",
+        "listen = \"webhook\"",
+        "listen = \"127.0.0.1:8080\"",
+    ),
 ];

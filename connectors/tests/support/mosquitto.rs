@@ -1,6 +1,8 @@
 //! A real Mosquitto on a free port, and plain clients to write and look from
 //! outside.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one case among many")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
