@@ -5,6 +5,7 @@ mod deliveries;
 mod file;
 pub mod format;
 mod generate;
+mod http;
 mod json_template;
 mod kafka;
 mod modbus;
@@ -27,6 +28,7 @@ use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTask, Row};
 pub const SOURCES: &[Row<BuildSource>] = &[
     file::SOURCE,
     generate::SOURCE,
+    http::SOURCE,
     kafka::SOURCE,
     modbus::SOURCE,
     mqtt::SOURCE,
@@ -38,6 +40,7 @@ pub const SOURCES: &[Row<BuildSource>] = &[
 #[rustfmt::skip]
 pub const SINKS: &[Row<BuildSink>] = &[
     file::SINK,
+    http::SINK,
     kafka::SINK,
     mqtt::SINK,
     stdout::SINK,

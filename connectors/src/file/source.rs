@@ -74,7 +74,8 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     let paths = Paths { full, pattern: is_pattern.then_some(pattern) };
     if context.once && paths.list().is_ok_and(|found| found.is_empty()) {
         let help = format!("it was looked for in {}", context.base_dir.display());
-        return Err(wrong(format!("there is no file `{path}`")).help(help).into());
+        let missing = Diagnostic::error("TG-C009", format!("there is no file `{path}`"));
+        return Err(missing.at(span).help(help).into());
     }
     let mut watermark = format.watermark();
     if config.table.table("watermark").is_none_or(|table| table.get("max_future").is_none()) {

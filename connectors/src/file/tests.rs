@@ -181,7 +181,7 @@ async fn csv_knows_its_header_wherever_it_goes_on() {
 async fn a_missing_file_is_an_error_only_if_it_must_be_there_now() {
     let folder = TempDir::new().expect("a folder");
     let error = build(folder.path(), true, "path = \"rows.jsonl\"").err().expect("is missing");
-    assert_eq!((error.0[0].code, error.0[0].span.is_some()), ("TG-C032", true));
+    assert_eq!((error.0[0].code, error.0[0].span.is_some()), ("TG-C009", true));
     assert!(error.0[0].message.contains("rows.jsonl"), "{error}");
     let error = build(folder.path(), false, "path = \".\"").err().expect("is a directory");
     assert!(error.0[0].help.as_deref().is_some_and(|help| help.contains("./*.jsonl")), "{error:?}");

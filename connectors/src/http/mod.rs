@@ -1,0 +1,9 @@
+//! HTTP: rows in as a webhook, rows out as requests.
+
+mod sink;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use sink::ROW as SINK;
+pub(crate) use source::ROW as SOURCE;

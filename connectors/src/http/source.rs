@@ -1,0 +1,297 @@
+//! The HTTP source, a webhook: each request is a payload. It is answered 200
+//! when its rows are durable and not before; while stopping, or with too many
+//! requests waiting, 503, so that a sender keeps what we do not have.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use tidegate_engine::catalog::{BuildSource, Row};
+use tidegate_engine::codec::Decoder;
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, ConnectorError};
+use tidegate_engine::secret::SecretRef;
+use tidegate_engine::source::{Committer, Polled, Position, Source, SourcePart};
+use tidegate_engine::time::Clock;
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
+use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::format::{Origin, ROW_KEYS, RowFormat};
+
+const KEYS: &[Key] = &[
+    required("listen", Kind::Text, "address and port, e.g. \"127.0.0.1:8080\""),
+    optional("path", Kind::Text, "path of the requests, default \"/\""),
+    optional("token", Kind::Secret, "a request must say `Authorization: Bearer …` with it"),
+];
+
+/// `[source.x] type = "http"`.
+pub(crate) const ROW: Row<BuildSource> = Row {
+    name: "http",
+    summary: "takes rows as HTTP requests (a webhook), answered when they are durable",
+    keys: &[KEYS, ROW_KEYS],
+    example: r#"[source.orders]
+type   = "http"
+listen = "127.0.0.1:8080"
+path   = "/orders"
+schema = { id = "int64", amount = "decimal(10,2)" }
+
+[sink.out]
+type = "stdout"
+from = "orders"
+"#,
+    build,
+};
+
+/// Requests that wait to be read; one more is answered 503.
+const REQUESTS_MAX: usize = 256;
+/// Rows after which a batch is handed on though more requests wait.
+const BATCH_ROWS: usize = 8_192;
+/// Longest wait of a request for its rows to be durable.
+const DURABLE_WITHIN: Duration = Duration::from_secs(30);
+
+fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
+    let format = RowFormat::from_config(config, Vec::new())?;
+    let table = &config.table;
+    let wrong = |key: &str, message: String| Diagnostic::error("TG-C034", message).at(table.span_of(key));
+    let mut out = Vec::new();
+    let listen = table.str("listen").unwrap_or_default();
+    let address: Option<SocketAddr> = listen.parse().ok();
+    if address.is_none() {
+        let help = "write e.g. \"127.0.0.1:8080\", or \"0.0.0.0:8080\" for every network";
+        out.push(wrong("listen", format!("`{listen}` is no address with a port")).help(help));
+    }
+    let path = table.str("path").unwrap_or("/").to_owned();
+    if !path.starts_with('/') || path.contains(['{', '}', '*', '?', '#']) {
+        out.push(wrong("path", format!("`{path}` is no path")).help("write e.g. \"/hooks/orders\""));
+    }
+    let token = table.str("token").map(SecretRef::new);
+    if token.is_none() && address.is_some_and(|address| !address.ip().is_loopback()) {
+        let message = format!("source `{}` takes rows from anybody who reaches {listen}", config.name);
+        let help = "add token = \"secret://env/NAME\", or listen on 127.0.0.1";
+        tracing::warn!(node = %config.name, "{message}; {help}");
+    }
+    let (Some(address), true) = (address, out.is_empty()) else { return Err(ConfigError(out)) };
+    let stream = format.stream();
+    let watermark = format.watermark();
+    let source = HttpSource {
+        node: config.name.clone(),
+        address,
+        path,
+        token,
+        decoder: format.decoder(),
+        format,
+        clock: Arc::clone(&context.clock),
+        requests: None,
+        taken: 0,
+        unanswered: Arc::default(),
+        stop: None,
+    };
+    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: false, commit_quickly: true })
+}
+
+/// A request's body and whom to tell.
+struct Request {
+    body: Bytes,
+    answer: oneshot::Sender<Outcome>,
+}
+
+/// What became of a request's rows.
+#[derive(Clone, Debug)]
+struct Outcome {
+    rows: usize,
+    rejected: usize,
+    reason: Option<String>,
+}
+
+/// Requests whose rows are on their way, in order, each with its number.
+type Unanswered = Arc<Mutex<VecDeque<(u64, oneshot::Sender<Outcome>, Outcome)>>>;
+
+struct HttpSource {
+    node: String,
+    address: SocketAddr,
+    path: String,
+    token: Option<SecretRef>,
+    format: RowFormat,
+    decoder: Box<dyn Decoder>,
+    clock: Arc<dyn Clock>,
+    requests: Option<mpsc::Receiver<Request>>,
+    /// Requests taken so far: the number of the last one is the position.
+    taken: u64,
+    unanswered: Unanswered,
+    stop: Option<watch::Sender<bool>>,
+}
+
+#[async_trait]
+impl Source for HttpSource {
+    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
+        // A listener of before ends when nobody holds its line.
+        self.stop = None;
+        let token = self.token.as_ref().map(SecretRef::resolve).transpose().map_err(ConnectorError::Lost)?;
+        let listener = TcpListener::bind(self.address).await;
+        let listener = listener
+            .map_err(|error| ConnectorError::Lost(format!("cannot listen on {}: {error}", self.address)))?;
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let (stop, stopped) = watch::channel(false);
+        let door = Door {
+            sender,
+            stopped: stopped.clone(),
+            token: token.map(|token| format!("Bearer {}", token.expose())),
+        };
+        let router = Router::new()
+            .route(&self.path, post(take))
+            .layer(DefaultBodyLimit::max(self.format.payload_bytes_max()))
+            .with_state(Arc::new(door));
+        tracing::info!(node = %self.node, "listening on http://{}{}", self.address, self.path);
+        tokio::spawn(serve(listener, router, stopped));
+        self.requests = Some(requests);
+        self.stop = Some(stop);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        let Some(requests) = &mut self.requests else {
+            return Err(ConnectorError::Lost("not open".into()));
+        };
+        let Some(first) = requests.recv().await else {
+            return Err(ConnectorError::Lost("the listener has ended".into()));
+        };
+        let mut request = Some(first);
+        let mut bad = Vec::new();
+        let mut batches = Vec::new();
+        while let Some(Request { body, answer }) = request.take() {
+            self.taken += 1;
+            let number = self.taken;
+            self.decoder.decode(&body, &|row| format!("request {number}, row {}", row + 1));
+            let decoded = self.decoder.finish();
+            let reason = decoded.bad.first().map(|row| row.reason.clone());
+            let outcome = Outcome { rows: decoded.batch.num_rows(), rejected: decoded.bad.len(), reason };
+            bad.extend(decoded.bad);
+            batches.push(decoded.batch);
+            lock(&self.unanswered).push_back((number, answer, outcome));
+            if batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>() < BATCH_ROWS {
+                request = requests.try_recv().ok();
+            }
+        }
+        let batch = arrow::compute::concat_batches(self.decoder.schema(), &batches);
+        let batch = batch.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        let decoded = tidegate_engine::codec::Decoded { batch, bad };
+        let position = Position::of(&self.taken);
+        let origin = Origin { node: &self.node, partition: 0, position, now: self.clock.now() };
+        Ok(Polled::Rows(self.format.rows(decoded, Vec::new(), origin)?))
+    }
+
+    fn committer(&self) -> Option<Box<dyn Committer>> {
+        Some(Box::new(Answers(Arc::clone(&self.unanswered))))
+    }
+
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        if let Some(stop) = self.stop.take() {
+            stop.send_replace(true);
+        }
+        self.requests = None;
+        // Their rows may not be durable: the senders are told so.
+        lock(&self.unanswered).clear();
+        Ok(())
+    }
+}
+
+fn lock(
+    unanswered: &Unanswered,
+) -> std::sync::MutexGuard<'_, VecDeque<(u64, oneshot::Sender<Outcome>, Outcome)>> {
+    unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers requests whose rows are durable.
+struct Answers(Unanswered);
+
+#[async_trait]
+impl Committer for Answers {
+    async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
+        let durable: u64 = position.read()?;
+        let mut unanswered = lock(&self.0);
+        while unanswered.front().is_some_and(|(number, ..)| *number <= durable) {
+            if let Some((_, answer, outcome)) = unanswered.pop_front()
+                && answer.send(outcome).is_err()
+            {
+                tracing::debug!("a sender did not wait for its answer");
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
+    let stop = async move {
+        // An error means that the source is gone, which is the same.
+        stopped.wait_for(|stopped| *stopped).await.ok();
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+        tracing::error!("the listener has ended: {error}");
+    }
+}
+
+/// What requests meet first.
+struct Door {
+    sender: mpsc::Sender<Request>,
+    stopped: watch::Receiver<bool>,
+    /// The `Authorization` a request must have.
+    token: Option<String>,
+}
+
+async fn take(
+    State(door): State<Arc<Door>>,
+    headers: HeaderMap,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    if let Some(token) = &door.token {
+        let said = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+        if !same(said, token.as_bytes()) {
+            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response();
+        }
+    }
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return error.into_response(),
+    };
+    let unavailable = |why: &'static str| {
+        (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], why).into_response()
+    };
+    if *door.stopped.borrow() {
+        return unavailable("stopping");
+    }
+    let (answer, answered) = oneshot::channel();
+    if door.sender.try_send(Request { body, answer }).is_err() {
+        return unavailable("too many requests are waiting");
+    }
+    match tokio::time::timeout(DURABLE_WITHIN, answered).await {
+        Ok(Ok(outcome)) => outcome.into_response(),
+        Ok(Err(_)) => unavailable("stopping; the rows may or may not have been taken"),
+        Err(_) => unavailable("the rows are not durable yet"),
+    }
+}
+
+impl IntoResponse for Outcome {
+    fn into_response(self) -> Response {
+        let nothing_right = self.rows == 0 && self.rejected > 0;
+        let status = if nothing_right { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+        let body = serde_json::json!({ "rows": self.rows, "rejected": self.rejected, "reason": self.reason });
+        let media = [(header::CONTENT_TYPE, "application/json")];
+        (status, media, Body::from(format!("{body}\n"))).into_response()
+    }
+}
+
+/// Compares without telling by its time how much is right.
+fn same(said: &[u8], expected: &[u8]) -> bool {
+    let differences = said.iter().zip(expected).fold(0, |differences, (a, b)| differences | (a ^ b));
+    said.len() == expected.len() && differences == 0
+}
