@@ -102,10 +102,10 @@ async fn a_followed_file_gives_rows_when_their_line_ends() {
     append(&path, "{\"n\":3}\n{\"n\"");
     let (found, mut source) = tokio::time::timeout(LIMIT, reader).await.expect("in time").expect("no panic");
     assert_eq!(found, [1, 2, 3]);
-    // Replaced: the old file is read to its end, then the new one.
+    // Replaced: the old file is read to its very end, then the new one.
     append(&path, ":4}\n");
     fs::rename(&path, folder.path().join("log.1")).expect("renames");
-    append(&folder.path().join("log.1"), "{\"n\":5}\n");
+    append(&folder.path().join("log.1"), "{\"n\":5}");
     append(&path, "{\"n\":6}\n");
     assert_eq!(numbers(source.as_mut(), 3).await, [4, 5, 6]);
     // Cut: read from its beginning.
