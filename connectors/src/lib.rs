@@ -1,10 +1,14 @@
 //! Tidegate's connectors: one file or folder per outside system, and one row
 //! in the tables below; the formats they share are in [`format`].
 
+mod deliveries;
 mod file;
 pub mod format;
+mod json_template;
 mod kafka;
 mod modbus;
+mod mqtt;
+mod narrow;
 mod opcua;
 mod row_encoder;
 mod seldom;
@@ -21,6 +25,7 @@ pub const SOURCES: &[Row<BuildSource>] = &[
     file::SOURCE,
     kafka::SOURCE,
     modbus::SOURCE,
+    mqtt::SOURCE,
     opcua::SOURCE,
 ];
 
@@ -29,10 +34,12 @@ pub const SOURCES: &[Row<BuildSource>] = &[
 pub const SINKS: &[Row<BuildSink>] = &[
     file::SINK,
     kafka::SINK,
+    mqtt::SINK,
     stdout::SINK,
 ];
 
 /// Every `[[flow.x.task]] type = …` that speaks to a device or broker.
 #[rustfmt::skip]
 pub const TASKS: &[Row<BuildTask>] = &[
+    mqtt::PUBLISH,
 ];

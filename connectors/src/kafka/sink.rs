@@ -21,10 +21,12 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::Table;
 
 use super::client::ClientSettings;
-use super::ledger::{Ledger, Reports, is_final};
 use super::render::{Messages, Recipe};
+use super::reports::{Reports, is_final};
 use super::{is_topic, wrong_topic};
+use crate::deliveries::Deliveries;
 use crate::format::encode::EncodeFormat;
+use crate::narrow::narrow;
 use crate::row_encoder::RowEncoder;
 use crate::seldom::Seldom;
 
@@ -95,7 +97,7 @@ pub(super) fn build_sink(
     let recipe = recipe(config, context, input, &mut problems);
     let (Some(recipe), true) = (recipe, problems.is_empty()) else { return Err(ConfigError(problems)) };
     let node = config.name.clone();
-    let sink = KafkaSink { node, settings, recipe, ledger: Arc::default(), producer: None, rows: 0 };
+    let sink = KafkaSink { node, settings, recipe, deliveries: Arc::default(), producer: None, rows: 0 };
     Ok(SinkPart { sink: Box::new(sink) })
 }
 
@@ -150,7 +152,7 @@ struct KafkaSink {
     node: String,
     settings: ClientSettings,
     recipe: Recipe,
-    ledger: Arc<Ledger>,
+    deliveries: Arc<Deliveries>,
     producer: Option<ThreadedProducer<Reports>>,
     /// Rows since the last flush: numbers the reports.
     rows: usize,
@@ -168,10 +170,13 @@ enum Answer {
 impl Sink for KafkaSink {
     async fn open(&mut self) -> Result<(), ConnectorError> {
         self.let_go(Duration::ZERO).await;
-        self.ledger = Arc::default();
+        self.deliveries = Arc::default();
         self.rows = 0;
-        let reports =
-            Reports { node: self.node.clone(), ledger: Arc::clone(&self.ledger), seldom: Seldom::default() };
+        let reports = Reports {
+            node: self.node.clone(),
+            deliveries: Arc::clone(&self.deliveries),
+            seldom: Seldom::default(),
+        };
         let producer = self.settings.resolve()?.create_with_context(reports);
         let failed = |error| ConnectorError::Fatal(format!("kafka: the producer cannot be made: {error}"));
         self.producer = Some(producer.map_err(failed)?);
@@ -179,41 +184,21 @@ impl Sink for KafkaSink {
     }
 
     async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError> {
-        let mut refused = Vec::new();
-        // A stack, the earliest rows on top: order is kept when a part is halved.
-        let mut parts = vec![(0, batch.num_rows())];
-        while let Some((from, to)) = parts.pop() {
-            match self.recipe.render(batch, from..to) {
-                Ok(messages) => self.send_all(&messages, &mut refused).await?,
-                Err(error) if to - from == 1 => {
-                    refused.push(RejectedRow { row: from, reason: error.to_string() });
-                }
-                Err(_) => {
-                    let middle = from + (to - from) / 2;
-                    parts.push((middle, to));
-                    parts.push((from, middle));
-                }
-            }
+        let recipe = &mut self.recipe;
+        let (parts, mut refused) = narrow(batch.num_rows(), |rows| recipe.render(batch, rows));
+        for messages in parts {
+            self.send_all(&messages, &mut refused).await?;
         }
         self.rows += batch.num_rows();
         if refused.is_empty() { Ok(()) } else { Err(ConnectorError::Rejected(refused)) }
     }
 
     async fn flush(&mut self, _epoch: u64) -> Result<(), ConnectorError> {
-        while self.ledger.open() > 0 {
-            self.ledger.progress().await;
+        let settled = self.deliveries.settle().await;
+        if !matches!(settled, Err(ConnectorError::Lost(_))) {
+            self.rows = 0;
         }
-        let ended = self.ledger.take();
-        if let Some(reason) = ended.lost {
-            return Err(ConnectorError::Lost(reason));
-        }
-        self.rows = 0;
-        if ended.refused.is_empty() {
-            return Ok(());
-        }
-        let mut refused = ended.refused;
-        refused.sort_by_key(|row| row.row);
-        Err(ConnectorError::Rejected(refused))
+        settled
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {
@@ -236,7 +221,7 @@ impl KafkaSink {
                 match self.send(messages, index, self.rows + row) {
                     Answer::Taken => break,
                     // A report frees a place: no fixed sleep, no reordering.
-                    Answer::QueueFull => self.ledger.progress().await,
+                    Answer::QueueFull => self.deliveries.progress().await,
                     Answer::Refused(reason) => {
                         refused.push(RejectedRow { row, reason });
                         break;
@@ -267,9 +252,9 @@ impl KafkaSink {
             });
             record.headers = Some(all);
         }
-        self.ledger.sent();
+        self.deliveries.sent();
         let Err((error, _)) = producer.send(record) else { return Answer::Taken };
-        self.ledger.unsent();
+        self.deliveries.unsent();
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
             return Answer::QueueFull;
         }
@@ -283,14 +268,14 @@ impl KafkaSink {
     /// where that may block; answers how many messages had no report.
     async fn let_go(&mut self, wait: Duration) -> usize {
         let Some(producer) = self.producer.take() else { return 0 };
-        let ledger = Arc::clone(&self.ledger);
+        let deliveries = Arc::clone(&self.deliveries);
         let reported = async {
-            while ledger.open() > 0 {
-                ledger.progress().await;
+            while deliveries.open() > 0 {
+                deliveries.progress().await;
             }
         };
         drop(tokio::time::timeout(wait, reported).await);
-        let left = self.ledger.open();
+        let left = self.deliveries.open();
         // Dropping stops the poll thread and purges: up to 0.6 s.
         drop(tokio::task::spawn_blocking(move || drop(producer)));
         left

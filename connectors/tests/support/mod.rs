@@ -2,9 +2,17 @@
 //! sources read until enough rows came, each with a time limit.
 
 #![allow(dead_code, reason = "not every test file uses every helper")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail by panicking, and measure real time"
+)]
 
 pub(crate) mod kafka;
 pub(crate) mod kafka_real;
+pub(crate) mod mosquitto;
+pub(crate) mod mqtt_fake;
 pub(crate) mod parts;
 pub(crate) mod topology;
 
