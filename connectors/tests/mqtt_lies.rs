@@ -1,7 +1,6 @@
 //! MQTT against a scripted broker that lies, refuses or falls silent: M8, M12
 //! and M14, the take-over of MQTT 5, and what the sink makes of refusals.
 
-#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one case among many")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -52,9 +51,11 @@ async fn m8_a_packet_that_is_too_large_ends_in_a_clear_error_and_not_in_a_loop()
     let fake = Fake::new().await;
     let (mut part, _folder) = build(&fake, "topics = [\"t\"]\npacket_max = \"10KiB\"\n");
     let broker = async {
-        loop {
-            let mut client = fake.welcome(true).await;
-            client.answer_subscribe(&[1]).await;
+        for round in 1.. {
+            let mut client = fake.welcome(round > 1).await;
+            if round == 1 {
+                client.answer_subscribe(&[1]).await;
+            }
             client.publish(1, 1, "t", &[b'x'; 20_480]).await;
             while client.read().await.is_some() {}
         }
@@ -64,7 +65,7 @@ async fn m8_a_packet_that_is_too_large_ends_in_a_clear_error_and_not_in_a_loop()
         loop {
             match until_failure(part.source.as_mut()).await {
                 ConnectorError::Fatal(message) => return (errors, message),
-                error => errors.push(error),
+                error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_)) => errors.push(error),
             }
             assert!(errors.len() < 10, "never gives up: {errors:?}");
         }
@@ -97,9 +98,39 @@ async fn m11_a_take_over_that_the_broker_names_is_judged_after_three() {
                 assert_eq!(round, 3);
                 assert!(message.contains("`twin`"), "{message}");
             }
-            error => assert!(round < 3, "{error:?}"),
+            ConnectorError::Lost(_) => assert!(round < 3),
+            error @ ConnectorError::Rejected(_) => panic!("{error:?}"),
         }
     }
+}
+
+/// M10 as the broker sees it: the session it kept loses the topics that the
+/// file no longer names.
+#[tokio::test]
+async fn m10_topics_taken_out_are_unsubscribed_and_known_ones_are_left_alone() {
+    let fake = Fake::new().await;
+    let (mut part, folder) = build(&fake, "topics = [\"a/+\", \"b/+\"]\n");
+    let fresh = async {
+        let mut client = fake.welcome(false).await;
+        client.answer_subscribe(&[1, 1]).await;
+        client
+    };
+    let (opened, client) = tokio::join!(part.source.open(None), fresh);
+    opened.expect("opens");
+    drop((part, client));
+    let context = BuildContext { data_dir: folder.path().to_owned(), ..build_context() };
+    let keys = "topics = [\"b/+\"]\nformat = \"json\"\nschema = { n = \"int64\" }\n";
+    let mut part = source("mqtt", &format!("{}{keys}", fake.broker()), &context);
+    let kept = async {
+        let mut client = fake.welcome(true).await;
+        let unsubscribed = client.read_kind(10).await;
+        assert!(unsubscribed.ends_with(b"a/+"), "{unsubscribed:?}");
+        // Neither a second UNSUBSCRIBE nor a SUBSCRIBE, which would bring kept messages again.
+        let more = tokio::time::timeout(Duration::from_millis(500), client.read()).await;
+        assert!(more.is_err(), "{more:?}");
+    };
+    let (opened, ()) = tokio::join!(part.source.open(None), kept);
+    opened.expect("opens");
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn every_row_is_a_message_with_both_versions_and_every_qos() {
             );
             // A value stays within its level of the topic.
             assert_eq!(found[0].topic, "plant/a_b_c_/v");
-            assert_eq!(found[0].qos as u8, qos);
+            assert_eq!(found[0].qos as u8, qos.min(1));
             in_time(part.sink.close()).await.expect("closes");
         }
     }
