@@ -2,7 +2,6 @@
 //! over and made durable, and the rows being gathered. Plain memory: it never
 //! talks to a broker.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rdkafka::message::{BorrowedMessage, Message};
@@ -40,7 +39,6 @@ pub(super) struct Slots {
     last: usize,
     messages: usize,
     bytes: usize,
-    ends_seen: HashMap<i32, usize>,
 }
 
 /// One partition.
@@ -75,8 +73,7 @@ pub(super) struct Slot {
 impl Slots {
     /// Slots for the partitions of a checkpoint, each with its index of then.
     pub(super) fn new(maker: RowMaker, resume: &Offsets) -> Slots {
-        let mut slots =
-            Slots { maker, all: Vec::new(), last: 0, messages: 0, bytes: 0, ends_seen: HashMap::new() };
+        let mut slots = Slots { maker, all: Vec::new(), last: 0, messages: 0, bytes: 0 };
         for Place(topic, partition, next) in &resume.0 {
             let index = slots.add_slot(topic, *partition);
             if let Some(slot) = slots.all.get_mut(index) {
@@ -201,21 +198,13 @@ impl Slots {
     }
 
     /// librdkafka saw the end of a partition with this number, and does not say
-    /// of which topic. Once as many ends were seen as partitions of the number
-    /// are open, they are at their ends, even if the last offsets hold markers
-    /// of transactions and no messages.
+    /// of which topic. Where only one open partition has the number it is at its
+    /// end, even if the last offsets hold markers of transactions and no
+    /// messages; else only messages tell.
     pub(super) fn reached_end(&mut self, partition: i32) {
-        let is_open = |slot: &&mut Slot| {
-            slot.assigned && slot.partition == partition && slot.end.is_some() && !slot.is_at_end()
-        };
-        let seen = self.ends_seen.entry(partition).or_default();
-        *seen += 1;
-        if *seen < self.all.iter_mut().filter(is_open).count() {
-            return;
-        }
-        *seen = 0;
-        for slot in self.all.iter_mut().filter(is_open) {
-            slot.next = slot.end;
+        let mut same = self.all.iter_mut().filter(|slot| slot.assigned && slot.partition == partition);
+        if let (Some(slot), None) = (same.next(), same.next()) {
+            slot.next = slot.end.or(slot.next);
         }
     }
 
