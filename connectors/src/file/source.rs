@@ -182,6 +182,10 @@ impl Source for FileSource {
         }
     }
 
+    fn keep(&mut self, columns: &[&str]) {
+        self.format.keep(columns);
+    }
+
     fn lag_rows(&self) -> Option<u64> {
         Some(u64::from(self.unread))
     }
