@@ -194,7 +194,10 @@ impl Source for FileSource {
 impl FileSource {
     fn lost(&self, path: &Path, error: &io::Error) -> ConnectorError {
         let message = format!("cannot read {}: {error}", path.display());
-        let hopeless = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory);
+        // A bounded read must come to an end; one that follows may be given the right to read later.
+        let forbidden = self.once && error.kind() == io::ErrorKind::PermissionDenied;
+        let hopeless =
+            forbidden || matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory);
         if hopeless { ConnectorError::Fatal(message) } else { ConnectorError::Lost(message) }
     }
 
