@@ -32,6 +32,11 @@ pub trait Source: Send {
         None
     }
 
+    /// Only these columns are read by anybody: a source may leave the others
+    /// NULL (never its event time) and save the work of decoding them. The
+    /// schema stays. Called at most once, before `open`.
+    fn keep(&mut self, _columns: &[&str]) {}
+
     /// How many partitions there are now; those that gave no row yet hold the
     /// watermark back until they are idle. Asked after each `next`.
     fn partitions(&self) -> u32 {

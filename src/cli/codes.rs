@@ -33,6 +33,7 @@ pub(super) const CODES: &[Code] = &[
         "path = \"${DATA}\"",
         "path = \"${DATA:-/var/data}\"",
     ),
+    code("TG-C009", "a file that is not there", "path = \"no-such-file.jsonl\"", "path = \"rows.jsonl\""),
     code("TG-C010", "a bare number where a time is due", "every = 10", "every = \"10s\""),
     code(
         "TG-C011",
@@ -120,10 +121,21 @@ pub(super) const CODES: &[Code] = &[
     code(
         "TG-C032",
         "a path that cannot be read or written",
-        "path = \"no-such-file.jsonl\"",
-        "path = \"rows.jsonl\"",
+        "path = \"folder\"",
+        "path = \"folder/*.jsonl\"",
     ),
-    code("TG-C033", "a format that a sink cannot write", "format = \"raw\"", "format = \"json\""),
+    code(
+        "TG-C033",
+        "a key or column that the format does not have",
+        "format = \"json\"  delimiter = \";\"",
+        "format = \"csv\"  delimiter = \";\"",
+    ),
+    code(
+        "TG-C034",
+        "an address, path or header that HTTP does not have",
+        "listen = \"8080\"",
+        "listen = \"127.0.0.1:8080\"",
+    ),
     code(
         "TG-C035",
         "a generated column that cannot be",

@@ -182,6 +182,10 @@ impl Source for FileSource {
         }
     }
 
+    fn keep(&mut self, columns: &[&str]) {
+        self.format.keep(columns);
+    }
+
     fn lag_rows(&self) -> Option<u64> {
         Some(u64::from(self.unread))
     }
@@ -190,7 +194,10 @@ impl Source for FileSource {
 impl FileSource {
     fn lost(&self, path: &Path, error: &io::Error) -> ConnectorError {
         let message = format!("cannot read {}: {error}", path.display());
-        let hopeless = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory);
+        // A bounded read must come to an end; one that follows may be given the right to read later.
+        let forbidden = self.once && error.kind() == io::ErrorKind::PermissionDenied;
+        let hopeless =
+            forbidden || matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory);
         if hopeless { ConnectorError::Fatal(message) } else { ConnectorError::Lost(message) }
     }
 
