@@ -1,8 +1,8 @@
 //! The life of a write to a device: INTENT, write, read-back, DONE. Never
 //! twice, never late, never outside its limits; where nobody can tell, a
-//! person is asked.
+//! person is asked. What is known of earlier attempts comes from the journal
+//! alone: a restart forgets nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,11 +54,9 @@ pub struct Wanted<'a> {
     pub deadline: Duration,
 }
 
-/// One write in flight for each device, and when each point was last written.
+/// One write in flight for each device.
 #[derive(Debug, Default)]
-pub struct WriteGate {
-    last: Mutex<HashMap<String, Time>>,
-}
+pub struct WriteGate(Mutex<()>);
 
 /// The read-back is tried this often, for devices that take a moment.
 const READ_BACK_ATTEMPTS: u32 = 5;
@@ -96,30 +94,43 @@ pub async fn write(
     rules: &[WriteRule],
     gate: &WriteGate,
 ) -> Result<TaskStep, TaskError> {
-    let mut last = gate.last.lock().await;
+    // Waiting for the gate counts: a command is not sent later because others were before it.
+    let deadline = context.clock.now().plus(wanted.deadline).min(context.deadline);
+    let _turn = gate.0.lock().await;
     let key = context.idempotency_key.as_str();
     let writer = Writer { context, device, wanted, key };
-    if let Some(intent) = context.ledger.open_intent(key).await? {
-        return writer.after_crash(&intent).await;
+    let earlier = context.ledger.writes(key).await?;
+    let open: Vec<&WriteIntent> =
+        earlier.iter().filter(|(_, outcome)| outcome.is_none()).map(|(intent, _)| intent).collect();
+    if let Some(intent) = open.last() {
+        return writer.after_crash(intent, open.len() == 1).await;
     }
-    writer.check(rules, &last).await?;
-    let Some(before) = writer.before().await? else {
-        let mode = if context.mode == Mode::Shadow { "shadow" } else { "dry-run" };
-        let outcome = WriteOutcome::Skipped { mode: mode.into() };
-        context.ledger.not_sent(key, &writer.unsent(), &outcome).await?;
-        return done(wanted, None, None, "skipped");
-    };
-    // From here on a crash leaves an intent behind.
-    let deadline = context.clock.now().plus(wanted.deadline);
+    match earlier.last() {
+        // Only the task's result was lost.
+        Some((intent, Some(WriteOutcome::Done { read_back }))) => {
+            return done(wanted, number(&intent.before).ok(), number(read_back).ok(), "done");
+        }
+        Some((intent, Some(WriteOutcome::Unknown { .. }))) => return writer.after_unknown(intent).await,
+        // Nothing was sent.
+        Some((_, Some(WriteOutcome::Refused { .. } | WriteOutcome::Skipped { .. }) | None)) | None => {}
+    }
+    if context.mode != Mode::Armed {
+        return writer.skip().await;
+    }
+    let rule = writer.allowed(rules).await?;
+    let before = device.read().await?;
     let intent = WriteIntent {
         target: wanted.target.to_owned(),
         value: wanted.value.to_string(),
         before: before.to_string(),
         deadline: deadline.0,
     };
-    context.ledger.intent(key, &intent).await?;
-    last.insert(wanted.target.to_owned(), context.clock.now());
-    writer.send(before, deadline, true).await
+    // From here on a crash leaves an intent behind.
+    if let Some(until) = context.ledger.intent(key, &intent, rule.every_min).await? {
+        let message = format!("{} was written less than {:?} ago", wanted.target, rule.every_min);
+        return Err(TaskError::Retry { class: "rate", message, not_before: Some(until) });
+    }
+    writer.send(&intent, true).await
 }
 
 struct Writer<'a> {
@@ -130,12 +141,17 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Whether the daemon's configuration allows it.
-    async fn check(&self, rules: &[WriteRule], last: &HashMap<String, Time>) -> Result<(), TaskError> {
+    /// Nothing is sent; the journal says what would have been.
+    async fn skip(&self) -> Result<TaskStep, TaskError> {
+        let mode = if self.context.mode == Mode::Shadow { "shadow" } else { "dry-run" };
+        let outcome = WriteOutcome::Skipped { mode: mode.into() };
+        self.context.ledger.not_sent(self.key, &self.unsent(), &outcome).await?;
+        done(self.wanted, None, None, "skipped")
+    }
+
+    /// The rule of the daemon's configuration that allows it.
+    async fn allowed<'r>(&self, rules: &'r [WriteRule]) -> Result<&'r WriteRule, TaskError> {
         let Wanted { target, value, .. } = self.wanted;
-        if self.context.mode != Mode::Armed {
-            return Ok(());
-        }
         let Some(rule) = rules.iter().find(|rule| rule.target == *target) else {
             let message = format!("{target} is not in the daemon's [writes], so it is not written");
             return Err(self.forbid(message).await);
@@ -145,13 +161,7 @@ impl Writer<'_> {
                 format!("{value} is outside of the limits of {target}, {} to {}", rule.min, rule.max);
             return Err(self.forbid(message).await);
         }
-        let now = self.context.clock.now();
-        if let Some(last) = last.get(*target).filter(|last| now < last.plus(rule.every_min)) {
-            let not_before = Some(last.plus(rule.every_min));
-            let message = format!("{target} was written less than {:?} ago", rule.every_min);
-            return Err(TaskError::Retry { class: "rate", message, not_before });
-        }
-        Ok(())
+        Ok(rule)
     }
 
     /// What stands in the journal for a write of which nothing was sent.
@@ -176,97 +186,91 @@ impl Writer<'_> {
         }
     }
 
-    /// The value before; `None` where nothing may be sent.
-    async fn before(&self) -> Result<Option<f64>, TaskError> {
-        if self.context.mode == Mode::Armed { self.device.read().await.map(Some) } else { Ok(None) }
-    }
-
     /// Sends and reads back. `may_repeat`: it has been sent once at most.
-    async fn send(&self, before: f64, deadline: Time, may_repeat: bool) -> Result<TaskStep, TaskError> {
-        let now = self.context.clock.now();
+    async fn send(&self, intent: &WriteIntent, may_repeat: bool) -> Result<TaskStep, TaskError> {
+        let (now, deadline) = (self.context.clock.now(), Time(intent.deadline));
         if now >= deadline {
             return Err(self
                 .refuse(format!("the deadline of {} has passed; not sent", self.wanted.target))
                 .await);
         }
-        let sent = tokio::time::timeout(deadline.since(now), self.device.write(self.wanted.value)).await;
+        // What was intended counts, not what an expression gives today.
+        let value = number(&intent.value)?;
+        let sent = tokio::time::timeout(deadline.since(now), self.device.write(value)).await;
         match sent.unwrap_or_else(|_| Err(NotWritten::Unknown("no answer before the deadline".into()))) {
-            Ok(()) => self.read_back(before, deadline, None, false).await,
+            Ok(()) => self.read_back(intent, None, false).await,
             Err(NotWritten::NotSent(reason)) => {
-                self.context
-                    .ledger
-                    .outcome(self.key, &WriteOutcome::Refused { reason: reason.clone() })
-                    .await?;
+                let outcome = WriteOutcome::Refused { reason: reason.clone() };
+                self.context.ledger.outcome(self.key, &outcome).await?;
                 Err(TaskError::retry("network", reason))
             }
             Err(NotWritten::Refused(reason)) => Err(self.refuse(reason).await),
-            Err(NotWritten::Unknown(reason)) => {
-                self.read_back(before, deadline, Some(reason), may_repeat).await
-            }
+            Err(NotWritten::Unknown(reason)) => self.read_back(intent, Some(reason), may_repeat).await,
         }
     }
 
     /// What the device says decides. `doubt`: why the write itself is uncertain.
     async fn read_back(
         &self,
-        before: f64,
-        deadline: Time,
+        intent: &WriteIntent,
         doubt: Option<String>,
         may_repeat: bool,
     ) -> Result<TaskStep, TaskError> {
+        let (value, before) = (number(&intent.value)?, number(&intent.before)?);
         let mut found = None;
         for attempt in 0..READ_BACK_ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(READ_BACK_WAIT).await;
             }
             found = self.device.read().await.ok();
-            if found.is_some_and(|found| equal(found, self.wanted.value)) {
+            if found.is_some_and(|found| equal(found, value)) {
                 break;
             }
         }
+        let target = self.wanted.target;
+        let reason = doubt.unwrap_or_else(|| "the device took it".into());
         match found {
-            Some(found) if equal(found, self.wanted.value) => self.finish(before, found).await,
-            Some(found) if equal(found, before) && may_repeat && self.context.clock.now() < deadline => {
-                // It did not happen, and setting the same value again is the same effect.
-                Box::pin(self.send(before, deadline, false)).await
-            }
+            Some(found) if equal(found, value) => self.finish(before, found).await,
+            Some(found) if equal(found, before) && may_repeat => self.repeat(intent, &reason).await,
             Some(found) => {
-                let reason = doubt.unwrap_or_else(|| "the device took it".into());
-                Err(self
-                    .unknown(format!(
-                        "{reason}, but {} reads {found} and not {}",
-                        self.wanted.target, self.wanted.value
-                    ))
-                    .await)
+                Err(self.unknown(format!("{reason}, but {target} reads {found} and not {value}")).await)
             }
-            None => {
-                let reason = doubt.unwrap_or_else(|| "the device took it".into());
-                Err(self.unknown(format!("{reason}, and {} cannot be read back", self.wanted.target)).await)
-            }
+            None => Err(self.unknown(format!("{reason}, and {target} cannot be read back")).await),
         }
     }
 
-    /// An earlier process recorded an intent and no result.
-    async fn after_crash(&self, intent: &WriteIntent) -> Result<TaskStep, TaskError> {
-        let parse = |text: &str| {
-            text.parse::<f64>().map_err(|_| TaskError::Fatal(format!("a damaged intent: {text:?}")))
-        };
-        let (value, before) = (parse(&intent.value)?, parse(&intent.before)?);
-        let now = self.context.clock.now();
-        match self.device.read().await {
-            Ok(found) if equal(found, value) => self.finish(before, found).await,
-            Ok(found) if equal(found, before) && now < Time(intent.deadline) => {
-                self.send(before, Time(intent.deadline), false).await
-            }
-            Ok(found) => {
-                let message = format!("interrupted while writing {}; it reads {found}", self.wanted.target);
-                Err(self.unknown(message).await)
-            }
-            Err(error) if now < Time(intent.deadline) => Err(error),
-            Err(_) => Err(self
-                .unknown(format!("interrupted while writing {}; it cannot be read", self.wanted.target))
-                .await),
+    /// It did not happen, and setting the same value again is the same effect:
+    /// one more command, if there is time. A second line in the journal says,
+    /// after a crash too, that there will be no third.
+    async fn repeat(&self, intent: &WriteIntent, reason: &str) -> Result<TaskStep, TaskError> {
+        if self.context.clock.now() >= Time(intent.deadline) {
+            let message = format!("{reason}; {} reads what it was before", self.wanted.target);
+            return Err(self.unknown(message).await);
         }
+        if self.context.ledger.intent(self.key, intent, Duration::ZERO).await?.is_some() {
+            return Err(self.unknown(format!("{reason}, and another write has begun")).await);
+        }
+        Box::pin(self.send(intent, false)).await
+    }
+
+    /// An earlier process recorded an intent and no result.
+    async fn after_crash(&self, intent: &WriteIntent, may_repeat: bool) -> Result<TaskStep, TaskError> {
+        let reason = format!("interrupted while writing {}", self.wanted.target);
+        match self.device.read().await {
+            Ok(_) => self.read_back(intent, Some(reason), may_repeat).await,
+            // The device may be back before the deadline.
+            Err(error) if self.context.clock.now() < Time(intent.deadline) => Err(error),
+            Err(_) => Err(self.unknown(format!("{reason}; it cannot be read")).await),
+        }
+    }
+
+    /// A person lets the run go on: nothing is sent, the device says what it has.
+    async fn after_unknown(&self, intent: &WriteIntent) -> Result<TaskStep, TaskError> {
+        let found = self.device.read().await?;
+        if equal(found, number(&intent.value)?) {
+            return done(self.wanted, number(&intent.before).ok(), Some(found), "done");
+        }
+        Err(TaskError::Unknown(format!("{} reads {found} and not {}", self.wanted.target, intent.value)))
     }
 
     async fn finish(&self, before: f64, read_back: f64) -> Result<TaskStep, TaskError> {
@@ -284,14 +288,20 @@ impl Writer<'_> {
         };
         let outcome = WriteOutcome::Unknown { reason: reason.clone() };
         let told = async {
-            self.context.ledger.outcome(self.key, &outcome).await?;
-            self.context.ledger.open_ticket(&format!("{}/unknown", self.key), &ticket).await
+            // The ticket first: with the outcome first, a crash in between would lose it.
+            self.context.ledger.open_ticket(&format!("{}/unknown", self.key), &ticket).await?;
+            self.context.ledger.outcome(self.key, &outcome).await
         };
         match told.await {
-            Ok(_) => TaskError::Unknown(reason),
+            Ok(()) => TaskError::Unknown(reason),
             Err(error) => error,
         }
     }
+}
+
+/// A value of the journal.
+fn number(text: &str) -> Result<f64, TaskError> {
+    text.parse().map_err(|_| TaskError::Fatal(format!("a damaged line in the journal: {text:?}")))
 }
 
 fn equal(left: f64, right: f64) -> bool {
@@ -315,5 +325,7 @@ fn done(
     batch.map(|batch| TaskStep::Done(vec![batch])).map_err(|error| TaskError::Fatal(error.to_string()))
 }
 
+#[cfg(test)]
+mod histories;
 #[cfg(test)]
 mod tests;

@@ -110,20 +110,27 @@ pub enum Mode {
 #[async_trait]
 pub trait EffectLedger: Send + Sync {
     /// Records that a device write is about to be sent. Must be durable before
-    /// the first byte leaves.
+    /// the first byte leaves. Answers an instant, and records nothing, if
+    /// another key wrote the point less than `every_min` ago or is writing it
+    /// now: not before that instant.
     ///
     /// # Errors
     /// The write must not be sent.
-    async fn intent(&self, key: &str, intent: &WriteIntent) -> Result<(), TaskError>;
+    async fn intent(
+        &self,
+        key: &str,
+        intent: &WriteIntent,
+        every_min: Duration,
+    ) -> Result<Option<Time>, TaskError>;
 
-    /// The intent of an earlier attempt with this key, if one was recorded
-    /// without a result: it may have happened.
+    /// The device writes recorded with this key, oldest first; one without an
+    /// outcome may have happened.
     ///
     /// # Errors
     /// The journal cannot be read.
-    async fn open_intent(&self, key: &str) -> Result<Option<WriteIntent>, TaskError>;
+    async fn writes(&self, key: &str) -> Result<Vec<(WriteIntent, Option<WriteOutcome>)>, TaskError>;
 
-    /// Records how a device write ended.
+    /// Records how the device writes with this key that have no outcome ended.
     ///
     /// # Errors
     /// The journal cannot be written.

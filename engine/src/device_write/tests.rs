@@ -36,16 +36,23 @@ impl Notebook {
 
 #[async_trait]
 impl EffectLedger for Notebook {
-    async fn intent(&self, _: &str, intent: &WriteIntent) -> Result<(), TaskError> {
+    async fn intent(&self, _: &str, intent: &WriteIntent, _: Duration) -> Result<Option<Time>, TaskError> {
         self.call()?;
         *self.intent.lock().expect("not poisoned") = Some(intent.clone());
         *self.outcome.lock().expect("not poisoned") = None;
-        Ok(())
+        Ok(None)
     }
 
-    async fn open_intent(&self, _: &str) -> Result<Option<WriteIntent>, TaskError> {
-        let open = self.outcome.lock().expect("not poisoned").is_none();
-        Ok(self.intent.lock().expect("not poisoned").clone().filter(|_| open))
+    async fn writes(&self, _: &str) -> Result<Vec<(WriteIntent, Option<WriteOutcome>)>, TaskError> {
+        let outcome = self.outcome.lock().expect("not poisoned").clone();
+        Ok(self
+            .intent
+            .lock()
+            .expect("not poisoned")
+            .clone()
+            .map(|intent| (intent, outcome))
+            .into_iter()
+            .collect())
     }
 
     async fn outcome(&self, _: &str, outcome: &WriteOutcome) -> Result<(), TaskError> {

@@ -1,6 +1,7 @@
 //! The part of the journal that tasks write: device writes, tickets, notices.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
@@ -11,6 +12,9 @@ use crate::error::TaskError;
 use crate::flow::events::{FlowEvent, FlowEvents, What};
 use crate::task::{EffectLedger, Notice, Ticket, WriteIntent, WriteOutcome};
 use crate::time::{Clock, Time};
+
+/// After this time a write looks again whether the one before it has ended.
+const BUSY_LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Which run writes.
 #[derive(Clone, Debug)]
@@ -63,6 +67,53 @@ impl RunLedger {
     }
 }
 
+fn insert_write(
+    writing: &mut Writing<'_>,
+    scope: &EffectScope,
+    (key, intent): (&str, &WriteIntent),
+    outcome: Option<&str>,
+    now: Time,
+) -> rusqlite::Result<()> {
+    let id = writing.next_id(now);
+    let mut statement = writing.sql.prepare_cached(
+        "INSERT INTO writes (id, key, run_id, target, value, before, deadline, recorded_at, outcome, ended_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, CASE WHEN ?9 IS NULL THEN NULL ELSE ?8 END)",
+    )?;
+    let WriteIntent { target, value, before, deadline } = intent;
+    statement.execute(params![id, key, scope.run, target, value, before, deadline, now.0, outcome])?;
+    Ok(())
+}
+
+/// When another key may write the point, if not now: a write to it is under
+/// way, or the last one that may have had an effect was less than `every_min`
+/// ago. Read from the journal, so that a restart forgets nothing.
+fn busy_until(
+    writing: &Writing<'_>,
+    key: &str,
+    target: &str,
+    every_min: Duration,
+    now: Time,
+) -> rusqlite::Result<Option<Time>> {
+    let mut statement = writing.sql.prepare_cached(
+        "SELECT count(*) FROM writes WHERE target = ?1 AND key <> ?2 AND outcome IS NULL AND deadline > ?3",
+    )?;
+    let open: i64 = statement.query_row(params![target, key, now.0], |row| row.get(0))?;
+    if open > 0 {
+        // As a rule it ends long before its deadline.
+        return Ok(Some(now.plus(BUSY_LOOK_AGAIN)));
+    }
+    let mut statement = writing.sql.prepare_cached(
+        "SELECT max(recorded_at) FROM writes WHERE target = ?1 AND key <> ?2
+         AND (outcome IS NULL OR outcome NOT LIKE '{\"Skipped%' AND outcome NOT LIKE '{\"Refused%')",
+    )?;
+    let last: Option<i64> = statement.query_row(params![target, key], |row| row.get(0))?;
+    Ok(last.map(|last| Time(last).plus(every_min)).filter(|next| *next > now))
+}
+
+fn damaged(error: &serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.to_string().into())
+}
+
 /// A task cannot go on without the journal: nothing may be sent.
 fn fatal(error: JournalError) -> TaskError {
     TaskError::Fatal(error.0)
@@ -70,50 +121,42 @@ fn fatal(error: JournalError) -> TaskError {
 
 #[async_trait]
 impl EffectLedger for RunLedger {
-    async fn intent(&self, key: &str, intent: &WriteIntent) -> Result<(), TaskError> {
+    async fn intent(
+        &self,
+        key: &str,
+        intent: &WriteIntent,
+        every_min: Duration,
+    ) -> Result<Option<Time>, TaskError> {
         let (key, intent) = (key.to_owned(), intent.clone());
         self.write(move |writing, scope, now| {
-            let id = writing.next_id(now);
-            writing
-                .sql
-                .prepare_cached(
-                    "INSERT INTO writes (id, key, run_id, target, value, before, deadline, recorded_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                )?
-                .execute(params![
-                    id,
-                    key,
-                    scope.run,
-                    intent.target,
-                    intent.value,
-                    intent.before,
-                    intent.deadline,
-                    now.0
-                ])
-                .map(|_| ())
+            if let Some(until) = busy_until(writing, &key, &intent.target, every_min, now)? {
+                return Ok(Some(until));
+            }
+            insert_write(writing, scope, (&key, &intent), None, now)?;
+            Ok(None)
         })
         .await
     }
 
-    async fn open_intent(&self, key: &str) -> Result<Option<WriteIntent>, TaskError> {
+    async fn writes(&self, key: &str) -> Result<Vec<(WriteIntent, Option<WriteOutcome>)>, TaskError> {
         let key = key.to_owned();
         // Through the writer, so that an intent of a moment ago is seen.
         self.write(move |writing, _, _| {
-            writing
-                .sql
-                .prepare_cached(
-                    "SELECT target, value, before, deadline FROM writes
-                     WHERE key = ?1 AND outcome IS NULL ORDER BY id DESC LIMIT 1",
-                )?
-                .query_row([key], |row| {
-                    Ok(WriteIntent {
-                        target: row.get(0)?,
-                        value: row.get(1)?,
-                        before: row.get(2)?,
-                        deadline: row.get(3)?,
-                    })
-                })
-                .optional()
+            let query =
+                "SELECT target, value, before, deadline, outcome FROM writes WHERE key = ?1 ORDER BY id";
+            let mut statement = writing.sql.prepare_cached(query)?;
+            let rows = statement.query_map([key], |row| {
+                let intent = WriteIntent {
+                    target: row.get(0)?,
+                    value: row.get(1)?,
+                    before: row.get(2)?,
+                    deadline: row.get(3)?,
+                };
+                let outcome: Option<String> = row.get(4)?;
+                let outcome = outcome.map(|text| serde_json::from_str(&text));
+                Ok((intent, outcome.transpose().map_err(|error| damaged(&error))?))
+            })?;
+            rows.collect()
         })
         .await
     }
@@ -148,25 +191,7 @@ impl EffectLedger for RunLedger {
         let text = serde_json::to_string(outcome).map_err(|error| TaskError::Fatal(error.to_string()))?;
         let (key, wanted) = (key.to_owned(), intent.clone());
         self.write(move |writing, scope, now| {
-            let id = writing.next_id(now);
-            writing
-                .sql
-                .prepare_cached(
-                    "INSERT INTO writes (id, key, run_id, target, value, before, deadline, recorded_at, outcome, ended_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?8)",
-                )?
-                .execute(params![
-                    id,
-                    key,
-                    scope.run,
-                    wanted.target,
-                    wanted.value,
-                    wanted.before,
-                    wanted.deadline,
-                    now.0,
-                    text
-                ])
-                .map(|_| ())
+            insert_write(writing, scope, (&key, &wanted), Some(&text), now)
         })
         .await?;
         let (target, before, value) = (intent.target.clone(), intent.before.clone(), intent.value.clone());
