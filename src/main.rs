@@ -16,6 +16,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // One TLS provider for every library; a second installation changes nothing.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("warning: a TLS provider was installed already");
+    }
     match cli::run(cli::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

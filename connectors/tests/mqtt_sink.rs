@@ -27,7 +27,7 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::task::{
     EffectLedger, Mode, Notice, TaskContext, TaskScope, TaskStep, Ticket, WriteIntent, WriteOutcome,
 };
-use tidegate_engine::time::{Clock, SystemClock};
+use tidegate_engine::time::{Clock, SystemClock, Time};
 
 fn input() -> Input {
     let fields = vec![Field::new("device", DataType::Utf8, true), Field::new("n", DataType::Int64, false)];
@@ -139,17 +139,16 @@ struct NoJournal;
 
 #[async_trait]
 impl EffectLedger for NoJournal {
-    async fn not_sent(&self, _: &str, _: &WriteIntent, _: &WriteOutcome) -> Result<(), TaskError> {
+    async fn intent(&self, _: &str, _: &WriteIntent, _: Duration) -> Result<Option<Time>, TaskError> {
         unreachable!("a message is no device write")
     }
-
-    async fn intent(&self, _: &str, _: &WriteIntent) -> Result<(), TaskError> {
-        unreachable!("a message is no device write")
-    }
-    async fn open_intent(&self, _: &str) -> Result<Option<WriteIntent>, TaskError> {
+    async fn writes(&self, _: &str) -> Result<Vec<(WriteIntent, Option<WriteOutcome>)>, TaskError> {
         unreachable!("a message is no device write")
     }
     async fn outcome(&self, _: &str, _: &WriteOutcome) -> Result<(), TaskError> {
+        unreachable!("a message is no device write")
+    }
+    async fn not_sent(&self, _: &str, _: &WriteIntent, _: &WriteOutcome) -> Result<(), TaskError> {
         unreachable!("a message is no device write")
     }
     async fn open_ticket(&self, _: &str, _: &Ticket) -> Result<i64, TaskError> {
