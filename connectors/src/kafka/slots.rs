@@ -38,6 +38,8 @@ pub(super) struct Slots {
     /// The slot of the last message: neighbours mostly share a partition.
     last: usize,
     messages: usize,
+    /// Ends that were seen, by partition number.
+    ends_seen: std::collections::BTreeMap<i32, usize>,
     bytes: usize,
 }
 
@@ -73,7 +75,8 @@ pub(super) struct Slot {
 impl Slots {
     /// Slots for the partitions of a checkpoint, each with its index of then.
     pub(super) fn new(maker: RowMaker, resume: &Offsets) -> Slots {
-        let mut slots = Slots { maker, all: Vec::new(), last: 0, messages: 0, bytes: 0 };
+        let mut slots =
+            Slots { maker, all: Vec::new(), last: 0, messages: 0, ends_seen: Default::default(), bytes: 0 };
         for Place(topic, partition, next) in &resume.0 {
             let index = slots.add_slot(topic, *partition);
             if let Some(slot) = slots.all.get_mut(index) {
@@ -198,12 +201,17 @@ impl Slots {
     }
 
     /// librdkafka saw the end of a partition with this number, and does not say
-    /// of which topic. Where only one open partition has the number it is at its
-    /// end, even if the last offsets hold markers of transactions and no
-    /// messages; else only messages tell.
+    /// of which topic. Once as many ends were seen as assigned partitions have
+    /// the number, empty ones included, all of them are at their ends, even if
+    /// the last offsets hold markers of transactions and no messages.
     pub(super) fn reached_end(&mut self, partition: i32) {
-        let mut same = self.all.iter_mut().filter(|slot| slot.assigned && slot.partition == partition);
-        if let (Some(slot), None) = (same.next(), same.next()) {
+        let has_number = |slot: &&mut Slot| slot.assigned && slot.partition == partition;
+        let seen = self.ends_seen.entry(partition).or_default();
+        *seen += 1;
+        if *seen < self.all.iter_mut().filter(has_number).count() {
+            return;
+        }
+        for slot in self.all.iter_mut().filter(has_number).filter(|slot| !slot.is_at_end()) {
             slot.next = slot.end.or(slot.next);
         }
     }
