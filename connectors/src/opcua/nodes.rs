@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use opcua::client::Session;
 use opcua::types::{
-    BrowseDescription, BrowseDirection, BrowseResultMask, ByteString, Identifier, NodeClass, NodeId,
-    ObjectId, ReferenceTypeId,
+    BrowseDescription, BrowseDirection, BrowseResultMask, ByteString, NodeClass, NodeId, ObjectId,
+    ReferenceTypeId,
 };
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConnectorError;
@@ -233,12 +233,6 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether an id is text, for messages.
-#[allow(dead_code, reason = "read by tests")]
-pub(crate) fn is_text(node: &NodeId) -> bool {
-    matches!(node.identifier, Identifier::String(_))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,7 +241,7 @@ mod tests {
     fn reads_node_ids_with_index_or_uri() {
         let (uri, node) = parse_node("nsu=urn:plant;s=WTG01.Power").expect("a node id");
         assert_eq!(uri.as_deref(), Some("urn:plant"));
-        assert!(is_text(&node));
+        assert!(matches!(node.identifier, opcua::types::Identifier::String(_)));
         assert!(parse_node("ns=2;i=17").is_ok());
         for wrong in ["", "speed", "nsu=urn:x", "ns=x;s=y"] {
             assert!(parse_node(wrong).is_err(), "{wrong}");
