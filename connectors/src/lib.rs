@@ -2,6 +2,7 @@
 //! in the tables below; the formats they share are in [`format`].
 
 mod deliveries;
+mod discard;
 mod file;
 pub mod format;
 mod generate;
@@ -39,6 +40,7 @@ pub const SOURCES: &[Row<BuildSource>] = &[
 /// Every `[sink.x] type = …`.
 #[rustfmt::skip]
 pub const SINKS: &[Row<BuildSink>] = &[
+    discard::SINK,
     file::SINK,
     http::SINK,
     kafka::SINK,

@@ -66,6 +66,9 @@ pub trait Expression: Send + Sync + fmt::Debug {
     /// Whether the result may hold NULL.
     fn nullable(&self) -> bool;
 
+    /// Indices of the input columns that it reads.
+    fn columns(&self) -> Vec<usize>;
+
     /// Evaluates on a batch whose columns are those of the scope it was compiled for.
     ///
     /// # Errors

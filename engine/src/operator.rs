@@ -55,6 +55,13 @@ pub trait Operator: Send {
         input
     }
 
+    /// Columns of its inputs whose values it looks at itself, by index; `None`
+    /// if it may look at any. Rows it only passes on, on a port of its input's
+    /// shape, do not count: their readers are asked.
+    fn reads(&self) -> Option<Vec<usize>> {
+        None
+    }
+
     /// The state as record batches; empty if there is none. Must not disturb
     /// the state: results are the same with and without snapshots.
     ///

@@ -157,6 +157,11 @@ impl Operator for Deadband {
         Ok(Progress::Done)
     }
 
+    fn reads(&self) -> Option<Vec<usize>> {
+        let time = self.stream.time.into_iter();
+        Some(self.keys.iter().copied().chain([self.column]).chain(time).collect())
+    }
+
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
         if self.last.is_empty() {
             return Ok(Vec::new());

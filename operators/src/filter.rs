@@ -67,4 +67,8 @@ impl Operator for Filter {
         }
         Ok(Progress::Done)
     }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        Some(self.condition.columns())
+    }
 }

@@ -103,4 +103,8 @@ impl Operator for Project {
         }
         Ok(Progress::Done)
     }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        Some(self.columns.iter().flat_map(|column| column.expression.columns()).collect())
+    }
 }

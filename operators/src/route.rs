@@ -109,4 +109,8 @@ impl Operator for Route {
         }
         Ok(Progress::Done)
     }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        Some(self.conditions.iter().flat_map(|condition| condition.columns()).collect())
+    }
 }

@@ -80,4 +80,8 @@ impl Operator for Union {
         out.emit(batch.clone().with_schema(Arc::clone(&self.stream.columns))?);
         Ok(Progress::Done)
     }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        Some(Vec::new())
+    }
 }

@@ -18,7 +18,7 @@ pub const REJECT_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct RowBuilder {
     pub(super) spec: Arc<RowSpec>,
-    /// One for each kept column.
+    /// One for each declared column.
     pub(super) columns: Vec<Column>,
     rows: usize,
     bad: Vec<BadRow>,
@@ -26,7 +26,7 @@ pub(crate) struct RowBuilder {
 
 impl RowBuilder {
     pub(crate) fn new(spec: Arc<RowSpec>) -> RowBuilder {
-        let columns = spec.kept().map(|column| Column::new(&column.data_type, column.unit)).collect();
+        let columns = spec.columns.iter().map(Column::new).collect();
         RowBuilder { spec, columns, rows: 0, bad: Vec::new() }
     }
 
@@ -36,7 +36,7 @@ impl RowBuilder {
         self.rows
     }
 
-    /// Sets a kept column of the row that is being read, as the policy for
+    /// Sets a column of the row that is being read, as the policy for
     /// mistyped values says.
     ///
     /// # Errors
@@ -45,11 +45,11 @@ impl RowBuilder {
         let Some(column) = self.columns.get_mut(index) else { return Ok(()) };
         let coerce = self.spec.mistyped == Mistyped::Coerce;
         let Err(reason) = column.push(value, coerce) else { return Ok(()) };
-        if self.spec.mistyped == Mistyped::Null && self.spec.kept_time != Some(index) {
+        if self.spec.mistyped == Mistyped::Null && self.spec.time != Some(index) {
             column.push_null();
             return Ok(());
         }
-        Err(format!("column `{}`: {reason}", self.spec.kept_name(index)))
+        Err(format!("column `{}`: {reason}", self.spec.name(index)))
     }
 
     /// Ends a row: what it did not set is NULL, or a reason to reject it.
@@ -62,15 +62,15 @@ impl RowBuilder {
             let Some(column) = self.columns.get_mut(index) else { continue };
             if column.len() == self.rows {
                 if self.spec.missing_rejects {
-                    return Err(format!("column `{}` is missing", self.spec.kept_name(index)));
+                    return Err(format!("column `{}` is missing", self.spec.name(index)));
                 }
                 column.push_null();
             }
         }
-        if let Some(time) = self.spec.kept_time {
+        if let Some(time) = self.spec.time {
             let known = self.columns.get(time).is_some_and(|column| column.validity.is_valid(self.rows));
             if !known {
-                return Err(format!("time column `{}` is missing or NULL", self.spec.kept_name(time)));
+                return Err(format!("time column `{}` is missing or NULL", self.spec.name(time)));
             }
         }
         self.rows += 1;
@@ -104,13 +104,17 @@ impl RowBuilder {
     }
 
     fn batch(&mut self, rows: usize) -> Result<RecordBatch, arrow::error::ArrowError> {
-        let kept: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect::<Result<_, _>>()?;
-        let mut kept = kept.into_iter();
-        let arrays = self.spec.columns.iter().map(|column| {
-            let array = if column.kept { kept.next() } else { None };
-            array.unwrap_or_else(|| new_null_array(&column.data_type, rows))
-        });
+        let columns = self.columns.iter_mut().zip(&self.spec.columns);
+        let arrays: Result<Vec<ArrayRef>, _> = columns
+            .map(|(column, spec)| {
+                if spec.kept {
+                    return column.finish();
+                }
+                column.truncate(0);
+                Ok(new_null_array(&spec.data_type, rows))
+            })
+            .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(Arc::clone(&self.spec.schema), arrays.collect(), &options)
+        RecordBatch::try_new_with_options(Arc::clone(&self.spec.schema), arrays?, &options)
     }
 }

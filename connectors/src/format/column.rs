@@ -14,6 +14,7 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
 use crate::format::instant::Unit;
+use crate::format::spec::ColumnSpec;
 
 /// A column that is being filled.
 #[derive(Debug)]
@@ -71,16 +72,19 @@ impl IntType {
 pub(crate) struct Bytes {
     offsets: Vec<i32>,
     values: Vec<u8>,
+    /// Whether anybody reads them; else each is kept as an empty one.
+    kept: bool,
 }
 
 impl Bytes {
-    fn new() -> Bytes {
-        Bytes { offsets: vec![0], values: Vec::new() }
+    fn new(kept: bool) -> Bytes {
+        Bytes { offsets: vec![0], values: Vec::new(), kept }
     }
 
     /// Appends a value; `None` if the column would exceed 2 GiB.
     #[inline]
     pub(super) fn push(&mut self, value: &[u8]) -> Option<()> {
+        let value = if self.kept { value } else { &[] };
         let end = i32::try_from(self.values.len() + value.len()).ok()?;
         self.values.extend_from_slice(value);
         self.offsets.push(end);
@@ -103,6 +107,7 @@ impl Bytes {
         let mut next = Bytes {
             offsets: Vec::with_capacity(self.offsets.len()),
             values: Vec::with_capacity(self.values.len()),
+            kept: self.kept,
         };
         next.offsets.push(0);
         let full = std::mem::replace(self, next);
@@ -111,9 +116,10 @@ impl Bytes {
 }
 
 impl Column {
-    /// An empty column of a type that the topology language has.
-    pub(crate) fn new(data_type: &DataType, unit: Option<Unit>) -> Column {
-        Column { data: Data::new(data_type, unit), validity: NullBufferBuilder::new(0) }
+    /// An empty column.
+    pub(crate) fn new(spec: &ColumnSpec) -> Column {
+        let data = Data::new(&spec.data_type, spec.unit, spec.kept);
+        Column { data, validity: NullBufferBuilder::new(0) }
     }
 
     /// Values so far, NULLs included.
@@ -189,7 +195,7 @@ impl Column {
 
 impl Data {
     #[allow(clippy::wildcard_enum_match_arm, reason = "Arrow's list of types is open; `parse_type` is not")]
-    fn new(data_type: &DataType, unit: Option<Unit>) -> Data {
+    fn new(data_type: &DataType, unit: Option<Unit>, kept: bool) -> Data {
         let int = |kind| Data::Int(Vec::new(), kind);
         match data_type {
             DataType::Boolean => Data::Bool(BooleanBufferBuilder::new(0)),
@@ -203,11 +209,11 @@ impl Data {
             DataType::UInt64 => Data::UInt64(Vec::new()),
             DataType::Float32 => Data::Float32(Vec::new()),
             DataType::Float64 => Data::Float64(Vec::new()),
-            DataType::Binary => Data::Bytes(Bytes::new()),
+            DataType::Binary => Data::Bytes(Bytes::new(kept)),
             DataType::Timestamp(..) => Data::Time(Vec::new(), unit),
             DataType::Date32 => Data::Date(Vec::new()),
             DataType::Decimal128(precision, scale) => Data::Decimal(Vec::new(), *precision, *scale),
-            _ => Data::Text(Bytes::new()),
+            _ => Data::Text(Bytes::new(kept)),
         }
     }
 

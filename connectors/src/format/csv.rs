@@ -26,10 +26,8 @@ pub(crate) struct CsvDecoder {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
-    /// A kept column.
+    /// A column.
     Column(usize),
-    /// A column that the topology does not read.
-    Unread,
     /// No column; its name.
     Unknown(String),
 }
@@ -81,7 +79,6 @@ impl CsvDecoder {
         while let Some(cell) = cells.next_cell()? {
             match self.cells.get(index) {
                 Some(Target::Column(column)) => self.build.put(*column, &cell.written())?,
-                Some(Target::Unread) => {}
                 Some(Target::Unknown(name)) if self.build.spec.extra_rejects => {
                     return Err(format!("field `{name}` is no column"));
                 }
@@ -98,12 +95,9 @@ impl CsvDecoder {
 
 /// Every declared column with what its cell is for.
 fn targets(spec: &RowSpec) -> impl Iterator<Item = (&str, Target)> {
-    let mut kept = 0;
-    spec.columns.iter().map(move |column| {
-        let target = if column.kept { Target::Column(kept) } else { Target::Unread };
-        kept += usize::from(column.kept);
+    spec.columns.iter().enumerate().map(|(index, column)| {
         // By name a column may stand elsewhere: `from` names the header's word.
-        (column.path.first().map_or("", String::as_str), target)
+        (column.path.first().map_or("", String::as_str), Target::Column(index))
     })
 }
 

@@ -204,9 +204,10 @@ impl RowFormat {
         self.watermark
     }
 
-    /// Decodes only these columns (and the event time) from now on; the others
-    /// stay in the schema, are NULL in every row, and their values are neither
-    /// read nor checked. Call it before the decoders are made.
+    /// Keeps only the values of these columns (and the event time) from now on;
+    /// the others stay in the schema and are NULL in every row. Their values are
+    /// checked all the same: whether a row is rejected must not depend on who
+    /// reads it. Call it before the decoders are made.
     pub fn keep(&mut self, names: &[&str]) {
         Arc::make_mut(&mut self.spec).keep(names);
     }

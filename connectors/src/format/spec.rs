@@ -24,8 +24,8 @@ pub(crate) struct RowSpec {
     pub(crate) columns: Vec<ColumnSpec>,
     /// Arrow's view of `columns`.
     pub(crate) schema: SchemaRef,
-    /// Index of the time column among the kept columns.
-    pub(crate) kept_time: Option<usize>,
+    /// Index of the time column.
+    pub(crate) time: Option<usize>,
     pub(crate) missing_rejects: bool,
     pub(crate) extra_rejects: bool,
     pub(crate) mistyped: Mistyped,
@@ -41,7 +41,8 @@ pub(crate) struct ColumnSpec {
     pub(crate) path: Vec<String>,
     /// What numbers in a timestamp column count; `None`: RFC 3339 text.
     pub(crate) unit: Option<Unit>,
-    /// Whether the topology reads it; others stay NULL and are not checked.
+    /// Whether anybody reads it; others are checked as these are, and NULL in
+    /// every batch.
     pub(crate) kept: bool,
     time: bool,
 }
@@ -58,23 +59,16 @@ pub(crate) enum Mistyped {
 }
 
 impl RowSpec {
-    /// The columns that are read.
-    pub(crate) fn kept(&self) -> impl Iterator<Item = &ColumnSpec> {
-        self.columns.iter().filter(|column| column.kept)
+    /// Name of a column.
+    pub(crate) fn name(&self, index: usize) -> &str {
+        self.columns.get(index).map_or("", |column| &column.name)
     }
 
-    /// Name of a kept column.
-    pub(crate) fn kept_name(&self, index: usize) -> &str {
-        self.kept().nth(index).map_or("", |column| &column.name)
-    }
-
-    /// Reads only these columns and the time column from now on.
+    /// Keeps only the values of these columns and of the time column from now on.
     pub(crate) fn keep(&mut self, names: &[&str]) {
         for column in &mut self.columns {
             column.kept = column.time || names.contains(&column.name.as_str());
         }
-        let time = self.kept().position(|column| column.time);
-        self.kept_time = time;
     }
 
     /// Reads the declared rows of a node. `default` is the schema where the
@@ -98,7 +92,7 @@ impl RowSpec {
         };
         let payload_bytes = table.size("payload_max").and_then(|bytes| usize::try_from(bytes).ok());
         RowSpec {
-            kept_time: columns.iter().position(|column| column.time),
+            time: columns.iter().position(|column| column.time),
             columns,
             schema: Arc::new(Schema::new(fields)),
             missing_rejects: table.str("missing") == Some("reject"),
@@ -110,7 +104,7 @@ impl RowSpec {
 }
 
 impl ColumnSpec {
-    fn plain(name: &str, data_type: DataType) -> ColumnSpec {
+    pub(crate) fn plain(name: &str, data_type: DataType) -> ColumnSpec {
         ColumnSpec {
             name: name.into(),
             data_type,

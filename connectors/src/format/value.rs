@@ -216,9 +216,11 @@ mod tests {
     use super::*;
     use tidegate_engine::schema::parse_type;
 
+    use crate::format::spec::ColumnSpec;
+
     /// Whether a column of the type takes the value, strictly and with coercion.
     fn takes(kind: &str, value: &Written<'_>) -> (bool, bool) {
-        let column = || Column::new(&parse_type(kind).expect("a type"), None);
+        let column = || Column::new(&ColumnSpec::plain("a", parse_type(kind).expect("a type")));
         (column().push(value, false).is_ok(), column().push(value, true).is_ok())
     }
 
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_reason_names_the_value_and_is_short() {
-        let mut column = Column::new(&parse_type("int64").expect("a type"), None);
+        let mut column = Column::new(&ColumnSpec::plain("a", parse_type("int64").expect("a type")));
         let long = "x\n".repeat(100);
         let reason = column.push(&Written::Text(long.into()), false).expect_err("is no number");
         assert!(reason.starts_with("\"x\\nx") && reason.ends_with("…\" is no int64"), "{reason}");

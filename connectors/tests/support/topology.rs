@@ -71,6 +71,10 @@ impl Expression for OneColumn {
         self.nullable
     }
 
+    fn columns(&self) -> Vec<usize> {
+        vec![self.index]
+    }
+
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {
         Ok(Arc::clone(batch.column(self.index)))
     }

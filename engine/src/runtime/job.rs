@@ -76,13 +76,14 @@ impl Job {
     ///
     /// # Errors
     /// The state cannot be read or does not fit the plan; nothing has started.
-    pub fn start(plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
+    pub fn start(mut plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
         let folder = config.data_dir.join("checkpoints");
         let restored = Checkpoint::read_newest(&folder).map_err(JobError::State)?;
         let (checkpoint, damaged) = restored.unwrap_or_default();
         for file in damaged {
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
         }
+        plan.keep_what_is_read();
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;
         let epoch = checkpoint.epoch;

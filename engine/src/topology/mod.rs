@@ -1,6 +1,7 @@
 //! TOML text to a checked plan: parse, check keys, resolve names, build parts.
 //! Nothing here connects or starts anything.
 
+mod columns;
 pub(crate) mod fingerprint;
 pub mod key;
 pub mod keys;

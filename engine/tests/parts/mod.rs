@@ -86,6 +86,10 @@ impl Expression for PlainExpression {
         true
     }
 
+    fn columns(&self) -> Vec<usize> {
+        vec![self.column]
+    }
+
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {
         let column = batch.column(self.column);
         let Some(above) = self.above else { return Ok(Arc::clone(column)) };

@@ -219,6 +219,12 @@ fn refuse_aggregate(expr: &Expr, text: &Text) -> Result<(), Diagnostic> {
     }
 }
 
+/// Indices of the columns that a physical expression reads.
+pub(crate) fn columns(physical: &Arc<dyn PhysicalExpr>) -> Vec<usize> {
+    let found = datafusion::physical_expr::utils::collect_columns(physical);
+    found.iter().map(datafusion::physical_expr::expressions::Column::index).collect()
+}
+
 /// An expression bound to the columns of one schema.
 #[derive(Debug, Clone)]
 pub(crate) struct CompiledExpression {
@@ -249,6 +255,10 @@ impl Expression for CompiledExpression {
 
     fn nullable(&self) -> bool {
         self.nullable
+    }
+
+    fn columns(&self) -> Vec<usize> {
+        columns(&self.physical)
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {

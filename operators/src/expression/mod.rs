@@ -8,4 +8,5 @@ mod locate;
 
 pub(crate) use aggregate::{AggregateColumn, AggregateSelect, compile_aggregates, is_key_type};
 pub use compile::SqlExpressions;
+pub(crate) use compile::columns;
 pub(crate) use locate::locate_in_query;

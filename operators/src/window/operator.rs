@@ -209,6 +209,10 @@ impl Operator for Window {
         Ok(Progress::Done)
     }
 
+    fn reads(&self) -> Option<Vec<usize>> {
+        Some(self.layout.reads())
+    }
+
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
         self.save()
     }

@@ -13,7 +13,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Selected;
 
-use crate::expression::{AggregateColumn, AggregateSelect};
+use crate::expression::{AggregateColumn, AggregateSelect, columns};
 
 /// What every pane of a window operator has in common.
 pub(super) struct Layout {
@@ -45,6 +45,13 @@ impl Layout {
         let result_schema = Arc::new(Schema::new(result));
         let AggregateSelect { aggregates, columns } = select;
         Ok(Layout { keys, key_schema, aggregates, state_fields, columns, result_schema })
+    }
+
+    /// Columns of the input that keys, arguments and filters read.
+    pub(super) fn reads(&self) -> Vec<usize> {
+        let parts =
+            self.aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
+        self.keys.iter().copied().chain(parts.flat_map(columns)).collect()
     }
 
     /// Columns of a snapshot row after the pane's start: keys, then states.

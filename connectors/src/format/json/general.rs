@@ -119,7 +119,7 @@ impl<'a> Visitor<'a> for Object<'_, '_, 'a> {
                     object.deserialize(&mut reader).map_err(serde::de::Error::custom)?;
                 }
                 Target::Unknown => self.found.unknown = Some(name.into_owned()),
-                Target::Inside(_) | Target::Unread => {}
+                Target::Inside(_) => {}
             }
         }
         Ok(())

@@ -74,7 +74,7 @@ impl Quick {
                     self.object(value, shapes, (inner, depth + 1), build)?
                 }
                 Target::Unknown if build.spec.extra_rejects => return None,
-                Target::Inside(_) | Target::Unread | Target::Unknown => skip(value, depth)?,
+                Target::Inside(_) | Target::Unknown => skip(value, depth)?,
             };
             let rest = blanks(rest);
             match rest.split_first()? {

@@ -6,12 +6,10 @@ use crate::format::spec::RowSpec;
 /// What a member's value is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// A kept column.
+    /// A column.
     Column(usize),
     /// Columns stand inside it: another shape.
     Inside(usize),
-    /// A column that the topology does not read.
-    Unread,
     /// No column.
     Unknown,
 }
@@ -24,11 +22,8 @@ pub(super) struct Shapes(Vec<Vec<(Box<str>, Target)>>);
 impl Shapes {
     pub(super) fn new(spec: &RowSpec) -> Shapes {
         let mut shapes = Shapes(vec![Vec::new()]);
-        let mut kept = 0;
-        for column in &spec.columns {
-            let target = if column.kept { Target::Column(kept) } else { Target::Unread };
-            kept += usize::from(column.kept);
-            shapes.add(&column.path, target);
+        for (index, column) in spec.columns.iter().enumerate() {
+            shapes.add(&column.path, Target::Column(index));
         }
         shapes.0.iter_mut().for_each(|shape| shape.sort_by(|a, b| a.0.cmp(&b.0)));
         shapes
@@ -40,7 +35,7 @@ impl Shapes {
         for part in outer {
             at = match self.named(at, part) {
                 Some(Target::Inside(inner)) => inner,
-                Some(Target::Column(_) | Target::Unread | Target::Unknown) | None => {
+                Some(Target::Column(_) | Target::Unknown) | None => {
                     self.0.push(Vec::new());
                     let inner = self.0.len() - 1;
                     self.insert(at, part, Target::Inside(inner));

@@ -167,14 +167,18 @@ fn event_time_is_read_in_its_unit_or_rejected() {
 }
 
 #[test]
-fn columns_that_are_not_kept_are_null_and_unchecked() {
+fn columns_that_are_not_kept_are_null_and_checked_all_the_same() {
     let mut reduced = format(
         "schema = { a = \"int64\", b = \"string\", ts = \"timestamp\" }\ntime = { column = \"ts\", unit = \"s\" }\nextra = \"reject\"",
     );
     reduced.keep(&["b"]);
-    let text = br#"{"a":"no number","b":"x","ts":0}"#;
+    let text = br#"{"a":7,"b":"x","ts":0}{"a":"no number","b":"y","ts":0}{"b":"z","a":null,"ts":1}"#;
     let (rows, bad) = decode(reduced.decoder(), text);
-    assert_eq!((rows, bad), (vec!["NULL|x|1970-01-01T00:00:00Z".to_owned()], vec![]));
+    assert_eq!(rows, ["NULL|x|1970-01-01T00:00:00Z", "NULL|z|1970-01-01T00:00:01Z"]);
+    assert_eq!(bad.len(), 1);
+    reduced.keep(&["a"]);
+    let (rows, bad) = decode(reduced.decoder(), br#"{"a":7,"b":"x","ts":0}{"a":8,"b":9,"ts":0}"#);
+    assert_eq!((rows, bad.len()), (vec!["7|NULL|1970-01-01T00:00:00Z".to_owned()], 1));
 }
 
 /// A debug build on a shared machine reads 4 MiB well within this; a
