@@ -1,15 +1,23 @@
 //! What benchmarks share: a running engine, rates, and what machine this is.
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark stops at the first surprise")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark stops at the first surprise"
+)]
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidegate_engine::catalog::Catalog;
 use tidegate_engine::expression::Expressions;
 use tidegate_engine::runtime::job::{Job, JobConfig};
+use tidegate_engine::shared::Shared;
 use tidegate_engine::topology::load::{load, read};
 use tidegate_engine::topology::node::BuildContext;
 use tidegate_operators::expression::SqlExpressions;
@@ -35,17 +43,31 @@ impl Engine {
         Engine { io: runtime().expect("threads"), compute: runtime().expect("threads") }
     }
 
+    pub(crate) fn io(&self) -> &Runtime {
+        &self.io
+    }
+
+    pub(crate) fn compute(&self) -> &Runtime {
+        &self.compute
+    }
+
     /// Runs a topology to its end; answers how many rows left each node's main
     /// port, or entered a sink.
     pub(crate) fn run(&self, text: &str) -> HashMap<String, u64> {
+        self.run_with(&CATALOG, text).0
+    }
+
+    /// As `run`, with other parts; answers also what they shared.
+    pub(crate) fn run_with(&self, catalog: &Catalog, text: &str) -> (HashMap<String, u64>, Arc<Shared>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (parsed, name) = read(text, "bench", &|_| None).expect("a right topology");
         let expressions: Arc<dyn Expressions> = Arc::new(SqlExpressions::new());
         let mut context =
             BuildContext::new(&name, folder.path().into(), folder.path().join("data"), expressions);
         context.once = true;
-        let loaded = load(&parsed, &CATALOG, &context).expect("a right topology");
-        self.io.block_on(async {
+        let loaded = load(&parsed, catalog, &context).expect("a right topology");
+        let shared = Arc::clone(&context.shared);
+        let counts = self.io.block_on(async {
             let config = JobConfig {
                 data_dir: context.data_dir,
                 clock: context.clock,
@@ -56,7 +78,8 @@ impl Engine {
             job.wait().await.expect("runs to its end");
             let counts = job.stats.iter().map(|node| node.read());
             counts.map(|node| (node.name, node.rows_out.first().map_or(0, |port| port.1))).collect()
-        })
+        });
+        (counts, shared)
     }
 }
 
@@ -88,6 +111,21 @@ impl fmt::Display for Rates {
             self.0.len()
         )
     }
+}
+
+/// Median, high percentiles and maximum of latencies, in microseconds.
+pub(crate) fn percentiles(times: &[Duration]) -> String {
+    let mut sorted: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e6).collect();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share) as usize];
+    format!(
+        "p50 {:7.0} p99 {:7.0} p99.9 {:7.0} max {:7.0} µs of {}",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0),
+        sorted.len()
+    )
 }
 
 /// Starts this benchmark again on one core; `true` in the one that is bound.
