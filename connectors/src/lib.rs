@@ -11,7 +11,6 @@ mod json_template;
 mod kafka;
 mod modbus;
 mod mqtt;
-mod narrow;
 mod number;
 mod opcua;
 mod row_encoder;

@@ -63,7 +63,7 @@ impl Operator for Filter {
         };
         let bad = narrow(batch, &mut work, &mut |rows| out.emit_to(MAIN_PORT, rows));
         if !bad.is_empty() {
-            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.stream, &bad)?);
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.stream, batch, bad)?);
         }
         Ok(Progress::Done)
     }

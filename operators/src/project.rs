@@ -99,7 +99,7 @@ impl Operator for Project {
     ) -> Result<Progress, OperatorError> {
         let bad = narrow(batch, &mut |rows| self.apply(rows), &mut |rows| out.emit_to(MAIN_PORT, rows));
         if !bad.is_empty() {
-            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, &bad)?);
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
         }
         Ok(Progress::Done)
     }

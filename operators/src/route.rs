@@ -105,7 +105,7 @@ impl Operator for Route {
         };
         let bad = narrow(batch, &mut |rows| self.split(rows), &mut emit);
         if !bad.is_empty() {
-            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.stream, &bad)?);
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.stream, batch, bad)?);
         }
         Ok(Progress::Done)
     }

@@ -21,14 +21,13 @@ mod value;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, BinaryArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field};
-use tidegate_engine::codec::{BadRow, Decoded, Decoder};
+use tidegate_engine::codec::{Decoded, Decoder};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
-use tidegate_engine::schema::{RECEIVED_AT, StreamSchema, rejects_schema};
+use tidegate_engine::reject::rejects;
+use tidegate_engine::schema::{RECEIVED_AT, StreamSchema};
 use tidegate_engine::source::{Position, Rows, WatermarkPolicy};
 use tidegate_engine::time::{Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
@@ -273,25 +272,10 @@ impl RowFormat {
         let schema = Arc::clone(&self.stream.columns);
         let batch =
             RecordBatch::try_new_with_options(schema, arrays, &options).map_err(|error| wrong(&error))?;
-        Ok(Rows { partition, batch, rejects: rejects(node, &decoded.bad, now), position })
+        let bad = &decoded.bad;
+        let rejected = (!bad.is_empty()).then(|| rejects(node, bad, vec![now.0; bad.len()]));
+        Ok(Rows { partition, batch, rejects: rejected.transpose().map_err(|error| wrong(&error))?, position })
     }
-}
-
-/// Bad rows as the columns of `rejects_schema`; `None` if there are none.
-#[must_use]
-pub fn rejects(node: &str, bad: &[BadRow], now: Time) -> Option<RecordBatch> {
-    if bad.is_empty() {
-        return None;
-    }
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(TimestampMicrosecondArray::from_value(now.0, bad.len()).with_timezone("UTC")),
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(node, bad.len()))),
-        Arc::new(StringArray::from_iter_values(bad.iter().map(|row| &row.reason))),
-        Arc::new(StringArray::from_iter_values(bad.iter().map(|row| &row.position))),
-        Arc::new(BinaryArray::from_iter_values(bad.iter().map(|row| &row.payload))),
-    ];
-    // The columns are those of the schema; a test holds them together.
-    RecordBatch::try_new(rejects_schema().columns, columns).ok()
 }
 
 /// The instant of RFC 3339 text such as `2026-11-23T12:00:00Z`.

@@ -14,6 +14,7 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError, RejectedRow};
 use tidegate_engine::expression::Scope;
 use tidegate_engine::operator::Input;
+use tidegate_engine::reject::narrow;
 use tidegate_engine::sink::{Sink, SinkPart};
 use tidegate_engine::template::Template;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
@@ -26,7 +27,6 @@ use super::reports::{Reports, is_final};
 use super::{is_topic, wrong_topic};
 use crate::deliveries::Deliveries;
 use crate::format::encode::EncodeFormat;
-use crate::narrow::narrow;
 use crate::row_encoder::RowEncoder;
 use crate::seldom::Seldom;
 

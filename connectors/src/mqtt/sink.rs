@@ -11,6 +11,7 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError, OperatorError, RejectedRow};
 use tidegate_engine::expression::Scope;
 use tidegate_engine::operator::Input;
+use tidegate_engine::reject::narrow;
 use tidegate_engine::sink::{Sink, SinkPart};
 use tidegate_engine::template::Template;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
@@ -23,7 +24,6 @@ use super::settings::Settings;
 use super::topic::{as_topic_part, can_be_sent_to};
 use crate::deliveries::Deliveries;
 use crate::format::encode::EncodeFormat;
-use crate::narrow::narrow;
 use crate::row_encoder::RowEncoder;
 
 /// Keys of whatever sends a message.

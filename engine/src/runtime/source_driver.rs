@@ -14,9 +14,11 @@ use super::outlets::Outlets;
 use super::parts::{Command, JobLine, Word};
 use super::source_reader::{Reading, read};
 use super::watermark::Watermarks;
-use crate::error::OperatorError;
+use crate::codec::BadRow;
+use crate::error::{OperatorError, RejectedRow};
 use crate::event::{Event, Watermark};
-use crate::schema::{StreamSchema, rejects_schema};
+use crate::reject::{bad_row, rejects};
+use crate::schema::StreamSchema;
 use crate::source::{Committer, Position, Rows, SourcePart, WatermarkPolicy};
 use crate::time::{Clock, Time, micros};
 
@@ -261,14 +263,18 @@ impl SourceDriver {
         let failed = |error: arrow::error::ArrowError| Stop::Failed(error.to_string());
         let keep: BooleanArray =
             times.iter().map(|time| Some(time.is_some_and(|time| time <= latest))).collect();
-        let reasons = times.iter().map(|time| match time {
-            None => Some("the event time is missing".to_owned()),
-            Some(time) if time > latest => {
-                Some(format!("the event time {} lies too far in the future", Time(time)))
-            }
-            Some(_) => None,
+        let bad = times.iter().enumerate().filter_map(|(row, time)| {
+            let reason = match time {
+                None => "the event time is missing".to_owned(),
+                Some(time) if time > latest => {
+                    format!("the event time {} lies too far in the future", Time(time))
+                }
+                Some(_) => return None,
+            };
+            Some(bad_row(&batch, RejectedRow { row, reason }))
         });
-        let rejects = rejected(&self.job.part, &batch, reasons, now).map_err(failed)?;
+        let bad: Vec<BadRow> = bad.collect();
+        let rejects = rejects(&self.job.part, &bad, vec![now.0; bad.len()]).map_err(failed)?;
         self.outlets.send(REJECTS_PORT, Event::Batch(rejects)).await.map_err(|_| Stop::Closed)?;
         let batch = arrow::compute::filter_record_batch(&batch, &keep).map_err(failed)?;
         let times = self.stream.times(&batch).map_err(|error| Stop::Failed(error.0))?;
@@ -292,39 +298,4 @@ impl SourceDriver {
         }
         self.outlets.broadcast(&Event::Watermark(watermark)).await.map_err(|_| Stop::Closed)
     }
-}
-
-/// Rows of `rejects_schema` for the rows that have a reason.
-fn rejected(
-    node: &str,
-    batch: &RecordBatch,
-    reasons: impl Iterator<Item = Option<String>>,
-    now: Time,
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    use arrow::array::{ArrayRef, BinaryArray, StringArray};
-    let bad: Vec<(usize, String)> =
-        reasons.enumerate().filter_map(|(row, reason)| reason.map(|reason| (row, reason))).collect();
-    let payload = |row: usize| {
-        let row = batch.slice(row, 1);
-        let values = row
-            .schema()
-            .fields()
-            .iter()
-            .zip(row.columns())
-            .map(|(field, column)| {
-                let value = crate::template::display(column, 0).unwrap_or_default();
-                format!("{:?}: {value:?}", field.name())
-            })
-            .collect::<Vec<_>>();
-        format!("{{{}}}", values.join(", "))
-    };
-    let count = bad.len();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(TimestampMicrosecondArray::from(vec![now.0; count]).with_timezone("UTC")),
-        Arc::new(StringArray::from(vec![node; count])),
-        Arc::new(bad.iter().map(|(_, reason)| Some(reason.as_str())).collect::<StringArray>()),
-        Arc::new(StringArray::from(vec![""; count])),
-        Arc::new(bad.iter().map(|(row, _)| Some(payload(*row).into_bytes())).collect::<BinaryArray>()),
-    ];
-    RecordBatch::try_new(rejects_schema().columns, columns)
 }

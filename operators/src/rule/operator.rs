@@ -291,7 +291,7 @@ impl Operator for Rule {
         let bad = narrow(batch, &mut |rows| self.evaluate(rows), &mut |rows| ready.push(rows));
         self.pending.extend(ready);
         if !bad.is_empty() {
-            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, &bad)?);
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
         }
         Ok(Progress::Done)
     }

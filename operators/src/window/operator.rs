@@ -188,7 +188,7 @@ impl Operator for Window {
             out.emit_to(LATE_PORT, rows);
         }
         if !bad.is_empty() {
-            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, &bad)?);
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
         }
         Ok(Progress::Done)
     }
