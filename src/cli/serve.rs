@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use futures::future::join_all;
 
 use super::check::topology_files;
 use super::logging;
@@ -10,8 +11,8 @@ use super::run::stop_signal;
 use crate::api::{Shown, install_metrics, serve};
 use crate::config::DaemonConfig;
 use crate::daemon::{Running, Runtimes};
-use crate::exit::{FAILED, Failure};
-use crate::topology::{LoadOptions, load_and_report};
+use crate::exit::{CONFIG, FAILED, Failure};
+use crate::topology::{LoadOptions, Topology, load_and_report};
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -28,17 +29,7 @@ impl Serve {
         let config = DaemonConfig::open(&self.config)?;
         logging::start(!self.text, "info");
         let metrics = install_metrics()?;
-        let mut topologies = Vec::new();
-        // Everything is checked before anything starts.
-        for path in topology_files(std::slice::from_ref(&config.topologies))? {
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("topology").to_owned();
-            let options = LoadOptions {
-                data_dir: Some(config.data_dir.join(&stem)),
-                writes: config.writes.clone(),
-                ..LoadOptions::default()
-            };
-            topologies.push(load_and_report(&path, &options)?.1);
-        }
+        let topologies = load_all(&config)?;
         let runtimes = Runtimes::start()?;
         let compute = runtimes.compute.handle().clone();
         runtimes.io.block_on(async {
@@ -50,42 +41,60 @@ impl Serve {
             let shown = Shown { metrics, topologies: std::sync::Arc::new(shown.collect()) };
             let address = serve(config.listen, shown).await?;
             tracing::info!("running {} topologies; the API is at http://{address}", running.len());
-            let mut failed = false;
+            let mut all_well = true;
             tokio::select! {
                 () = stop_signal()? => {}
-                () = any_failure(&mut running) => failed = true,
+                result = all_ended(&mut running) => all_well = result,
             }
             // A second signal ends at once; the next start goes on as after a crash.
-            let stopping = async {
-                for running in &mut running {
-                    running.stop(false).await?;
-                }
-                Ok(())
-            };
+            let stopping = join_all(running.iter_mut().map(|running| running.stop(false)));
             tokio::select! {
-                result = stopping => if failed { Err(Failure::new(FAILED, "a topology has failed")) } else { result },
-                () = stop_signal()? => Err(Failure::new(FAILED, "stopped at once by a second signal")),
+                results = stopping => results.into_iter().collect::<Result<(), Failure>>()?,
+                () = stop_signal()? => return Err(Failure::new(FAILED, "stopped at once by a second signal")),
             }
+            if all_well { Ok(()) } else { Err(Failure::new(FAILED, "a topology has failed")) }
         })
     }
 }
 
-/// Resolves when every topology has ended; one that fails is told and the
-/// others go on.
-async fn any_failure(running: &mut [Running]) {
-    let mut ended = 0;
-    let count = running.len();
-    let waits = running.iter_mut().map(|running| async {
-        let name = running.job.name.clone();
-        (name, running.wait().await)
-    });
-    let mut waits: futures::stream::FuturesUnordered<_> = waits.collect();
-    while let Some((name, result)) = futures::StreamExt::next(&mut waits).await {
-        ended += 1;
-        match result {
-            Ok(()) => tracing::info!(topology = %name, "has ended"),
-            Err(failure) => tracing::error!(topology = %name, "{}", failure.message),
+/// Every topology of the daemon's folder; the mistakes of all are told, and
+/// then nothing starts.
+fn load_all(config: &DaemonConfig) -> Result<Vec<Topology>, Failure> {
+    let mut topologies = Vec::new();
+    let mut wrong = Vec::new();
+    let files = topology_files(std::slice::from_ref(&config.topologies))?;
+    for path in &files {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("topology");
+        let options = LoadOptions {
+            data_dir: Some(config.data_dir.join(stem)),
+            writes: config.writes.clone(),
+            ..LoadOptions::default()
+        };
+        match load_and_report(path, &options) {
+            Ok((_, topology)) => topologies.push(topology),
+            Err(failure) => wrong.push(failure),
         }
     }
-    tracing::info!("all {ended} of {count} topologies have ended");
+    match wrong.len() {
+        0 => Ok(topologies),
+        1 => Err(wrong.remove(0)),
+        count => {
+            let message = format!("{count} of {} topologies are wrong; nothing was started", files.len());
+            Err(Failure::new(CONFIG, message))
+        }
+    }
+}
+
+/// Waits until every topology has ended by itself; one that fails is told and
+/// the others go on. Answers whether all ended well.
+async fn all_ended(running: &mut [Running]) -> bool {
+    let waits = running.iter_mut().map(|running| async {
+        let result = running.wait().await;
+        match &result {
+            Ok(()) => tracing::info!(topology = %running.job.name, "has ended"),
+            Err(failure) => tracing::error!(topology = %running.job.name, "{}", failure.message),
+        }
+        result.is_ok()
+    });
+    join_all(waits).await.into_iter().all(|well| well)
 }
