@@ -96,6 +96,33 @@ select = ["count(*) AS c", "sum(n) AS s", "avg(value) AS a", "min(value) AS lo",
     }
 }
 
+/// Long runs of rows of one pane, with late rows among them: the answer does
+/// not depend on how many rows of a pane stand together.
+#[test]
+fn long_runs_and_single_rows_give_the_same_windows() {
+    let text = r#"
+[operator.w]
+type = "window"
+from = "rows"
+key = ["key"]
+window = { kind = "tumbling", size = "4s" }
+select = ["count(*) AS c", "sum(n) AS s", "first_value(n ORDER BY ts) AS f", "count(*) FILTER (WHERE value > 3) AS big"]
+"#;
+    let rows: Vec<TestRow> = (0..600)
+        .map(|index| {
+            let late = if index % 97 == 96 { 20.0 } else { 0.0 };
+            (["a", "b"][index % 2], index as f64 * 0.02 - late, Some((index % 11) as f64))
+        })
+        .collect();
+    let rows = batch(&rows);
+    let mut all = manners(1.0).into_iter().map(|manner| run(text, &rows, manner));
+    let first = all.next().expect("a manner");
+    assert_eq!((first[0].len(), first[1].len()), (6, 6), "{first:?}");
+    for other in all {
+        assert_eq!((sorted(other[0].clone()), &other[1]), (sorted(first[0].clone()), &first[1]));
+    }
+}
+
 /// The same windows as one batch of SQL.
 async fn oracle(rows: &RecordBatch, size_us: i64, slide_us: i64) -> Vec<String> {
     let context = SessionContext::new();

@@ -2,6 +2,7 @@
 //! watermark says that a window is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
@@ -14,6 +15,16 @@ use super::frame::Frame;
 use super::pane::{Evaluated, Groups, Layout};
 use super::{LATE_PORT, REJECTS_PORT};
 use crate::narrow::{narrow, reject_rows};
+
+/// Runs of fewer rows on average are gathered by pane before they are added.
+const RUN_ROWS_MIN: usize = 64;
+
+/// Rows that stand together in a batch and belong to one pane; to none if they
+/// are late.
+struct Run {
+    pane_us: Option<i64>,
+    rows: Range<usize>,
+}
 
 pub(super) struct Window {
     pub(super) name: String,
@@ -53,18 +64,26 @@ impl Window {
     /// Adds rows whose expressions could be evaluated; answers the late ones.
     fn add(&mut self, batch: &RecordBatch) -> Result<Option<RecordBatch>, OperatorError> {
         let values = Evaluated::of(&self.layout, batch)?;
-        let times = self.input.times(batch)?;
+        let runs = self.runs(self.input.times(batch)?.values());
         let mut late = Vec::new();
-        let mut parts: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
-        let only = self.split(times.values(), &mut parts, &mut late)?;
-        if let Some(pane_us) = only {
-            self.pane(pane_us)?.update(&values, batch.num_rows())?;
-            return Ok(None);
-        }
-        for (pane_us, rows) in parts {
-            let count = rows.len();
-            let rows = values.take(&UInt32Array::from(rows))?;
-            self.pane(pane_us)?.update(&rows, count)?;
+        if runs.len().saturating_mul(RUN_ROWS_MIN) <= batch.num_rows().max(RUN_ROWS_MIN) {
+            for Run { pane_us, rows } in runs {
+                match pane_us {
+                    Some(pane_us) => self.pane(pane_us)?.update(&values.slice(&rows), rows.len())?,
+                    None => late.extend(rows.filter_map(|row| u32::try_from(row).ok())),
+                }
+            }
+        } else {
+            let mut parts: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+            for Run { pane_us, rows } in runs {
+                let part = pane_us.map_or(&mut late, |pane_us| parts.entry(pane_us).or_default());
+                part.extend(rows.filter_map(|row| u32::try_from(row).ok()));
+            }
+            for (pane_us, rows) in parts {
+                let count = rows.len();
+                let rows = values.take(&UInt32Array::from(rows))?;
+                self.pane(pane_us)?.update(&rows, count)?;
+            }
         }
         if late.is_empty() {
             return Ok(None);
@@ -72,39 +91,23 @@ impl Window {
         Ok(Some(arrow::compute::take_record_batch(batch, &UInt32Array::from(late))?))
     }
 
-    /// Sorts rows into panes and late ones; answers the pane if all rows of
-    /// the batch lie in one.
-    fn split(
-        &self,
-        times_us: &[i64],
-        parts: &mut BTreeMap<i64, Vec<u32>>,
-        late: &mut Vec<u32>,
-    ) -> Result<Option<i64>, OperatorError> {
+    /// Neighbouring rows of one pane, in order.
+    fn runs(&self, times_us: &[i64]) -> Vec<Run> {
         let frame = self.frame;
-        let (mut pane_start, mut pane_end, mut is_late) = (0, 0, false);
-        let first = times_us.first().map(|time| frame.pane_of(*time));
-        if let Some(first) = first
-            && frame.last_end_of(first) > self.closed_us
-        {
-            let end = first.saturating_add(frame.pane_us);
-            if times_us.iter().all(|time| (first..end).contains(time)) {
-                return Ok(Some(first));
+        let mut runs: Vec<Run> = Vec::new();
+        let mut pane = 0..0;
+        for (row, time_us) in times_us.iter().enumerate() {
+            match runs.last_mut() {
+                Some(run) if pane.contains(time_us) => run.rows.end = row + 1,
+                _ => {
+                    let start = frame.pane_of(*time_us);
+                    pane = start..start.saturating_add(frame.pane_us);
+                    let is_late = frame.last_end_of(start) <= self.closed_us;
+                    runs.push(Run { pane_us: (!is_late).then_some(start), rows: row..row + 1 });
+                }
             }
         }
-        for (row, &time_us) in times_us.iter().enumerate() {
-            let row = u32::try_from(row).map_err(|_| OperatorError::new("a batch of over 2^32 rows"))?;
-            if !(pane_start..pane_end).contains(&time_us) {
-                pane_start = frame.pane_of(time_us);
-                pane_end = pane_start.saturating_add(frame.pane_us);
-                is_late = frame.last_end_of(pane_start) <= self.closed_us;
-            }
-            if is_late {
-                late.push(row);
-            } else {
-                parts.entry(pane_start).or_default().push(row);
-            }
-        }
-        Ok(None)
+        runs
     }
 
     fn pane(&mut self, start_us: i64) -> Result<&mut Groups, OperatorError> {

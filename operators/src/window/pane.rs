@@ -2,6 +2,7 @@
 //! aggregate. DataFusion's accumulators give their state away when asked for
 //! it, so what was taken is merged back with its keys in order.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -93,6 +94,20 @@ impl Evaluated {
             filters.push(filter.transpose().map_err(failed)?.map(|mask| mask.as_boolean().clone()));
         }
         Ok(Evaluated { keys, arguments, filters })
+    }
+
+    /// The same for rows that stand together.
+    pub(super) fn slice(&self, rows: &Range<usize>) -> Evaluated {
+        let slice = |values: &Vec<ArrayRef>| -> Vec<ArrayRef> {
+            values.iter().map(|values| values.slice(rows.start, rows.len())).collect()
+        };
+        let filter =
+            |mask: &Option<BooleanArray>| mask.as_ref().map(|mask| mask.slice(rows.start, rows.len()));
+        Evaluated {
+            keys: slice(&self.keys),
+            arguments: self.arguments.iter().map(slice).collect(),
+            filters: self.filters.iter().map(filter).collect(),
+        }
     }
 
     /// The same for these rows only.
