@@ -24,9 +24,10 @@ pub trait Sink: Send {
     async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError>;
 
     /// After it returns, everything written so far survives a crash of ours.
-    /// Called at each barrier with its epoch, and soon after rows when no more
-    /// are waiting with the epoch they will belong to: several times for one
-    /// epoch, never for one that a barrier has ended.
+    /// Called at each checkpoint's barrier with its epoch, and between two of
+    /// them, when no more rows are waiting or a peer waits for their
+    /// acknowledgement, with an epoch after the last one and not after the next
+    /// one: several times for one epoch, never for one that a barrier has ended.
     ///
     /// # Errors
     /// As `write`; the rows of `Rejected` are counted over all batches written
@@ -35,9 +36,8 @@ pub trait Sink: Send {
 
     /// The checkpoint of `epoch` is durable: publish what `flush(epoch)`
     /// and earlier ones prepared. Idempotent; called after the first `open`
-    /// with the epoch of the checkpoint that the topology goes on from (0 if
-    /// there is none): what was prepared for a later epoch is to be forgotten,
-    /// its rows come again.
+    /// with the epoch that the topology goes on from (0 if it is new): what was
+    /// prepared for a later epoch is to be forgotten, its rows come again.
     ///
     /// # Errors
     /// `Lost`: tried again.

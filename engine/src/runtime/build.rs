@@ -29,12 +29,20 @@ pub(super) struct Built {
 }
 
 /// Restores and starts every part of the plan.
-pub(super) fn build(plan: Plan, checkpoint: Checkpoint, config: &JobConfig) -> Result<Built, JobError> {
+///
+/// `epoch` is the one that sinks go on from.
+pub(super) fn build(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    epoch: u64,
+    config: &JobConfig,
+) -> Result<Built, JobError> {
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
         config,
         checkpoint,
+        epoch,
         words: words_in,
         readers: BTreeMap::new(),
         built: Built {
@@ -96,6 +104,7 @@ struct Builder<'a> {
     topology: String,
     config: &'a JobConfig,
     checkpoint: Checkpoint,
+    epoch: u64,
     words: mpsc::Sender<FromPart>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
@@ -174,7 +183,7 @@ impl Builder<'_> {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         self.built.sinks.push(commands);
         let input = self.connect(&node.input);
-        SinkDriver::new(node.part.sink, input, job, receiver, stats, self.checkpoint.epoch)
+        SinkDriver::new(node.part.sink, input, job, receiver, stats, self.epoch)
     }
 
     fn connect_inputs(&mut self, draft: &mut Draft) {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -22,6 +23,9 @@ use crate::time::Time;
 const MAGIC: &[u8; 4] = b"TGCP";
 /// Version of the layout; newer ones are refused.
 const VERSION: u32 = 1;
+/// Names the checkpoint after which peers have been told that rows are safe
+/// which no checkpoint holds yet.
+const ACKNOWLEDGED: &str = "acknowledged-after";
 /// Files kept.
 const GENERATIONS: usize = 3;
 
@@ -199,6 +203,35 @@ impl Checkpoint {
             checkpoint.operators.insert(operator.name, (operator.fingerprint, batches));
         }
         Ok(checkpoint)
+    }
+}
+
+/// Remembers, durable when it returns, that rows after this checkpoint are
+/// about to be acknowledged, so that a start from it must not forget them.
+///
+/// # Errors
+/// A sentence naming the file.
+pub fn mark_acknowledged(folder: &Path, epoch: u64) -> Result<(), String> {
+    let path = folder.join(ACKNOWLEDGED);
+    let written =
+        fs::create_dir_all(folder).and_then(|()| write_atomically(&path, &[epoch.to_string().as_bytes()]));
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// The last checkpoint after which rows have been acknowledged, if any were.
+///
+/// # Errors
+/// A sentence naming the file.
+pub fn acknowledged_after(folder: &Path) -> Result<Option<u64>, String> {
+    let path = folder.join(ACKNOWLEDGED);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let epoch =
+                text.parse().map_err(|_| format!("{} is damaged: {text:?} is no epoch", path.display()))?;
+            Ok(Some(epoch))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
     }
 }
 

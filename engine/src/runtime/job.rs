@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::build::{Built, build};
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, acknowledged_after, mark_acknowledged};
 use super::ledger::{Complete, Ledger};
 use super::parts::{Command, FromPart, Word};
 use super::stats::NodeStats;
@@ -86,8 +86,11 @@ impl Job {
         plan.keep_what_is_read();
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;
-        let epoch = checkpoint.epoch;
-        let built = build(plan, checkpoint, config)?;
+        // Rows that were acknowledged after the checkpoint are not to be forgotten.
+        let acknowledged = acknowledged_after(&folder).map_err(JobError::State)?;
+        let acknowledged = acknowledged.filter(|after| *after >= checkpoint.epoch);
+        let epoch = acknowledged.map_or(checkpoint.epoch, |after| after + 1);
+        let built = build(plan, checkpoint, epoch, config)?;
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
         let coordinator = Coordinator::new(built, folder, epoch, interval);
@@ -147,6 +150,10 @@ struct Coordinator {
     stopping: bool,
     stop_epoch: Option<u64>,
     commit_wanted_since: Option<Instant>,
+    /// The last durable checkpoint.
+    checkpoint: u64,
+    /// Whether rows after it have been acknowledged.
+    acknowledged: bool,
 }
 
 impl Coordinator {
@@ -163,6 +170,8 @@ impl Coordinator {
             stopping: false,
             stop_epoch: None,
             commit_wanted_since: None,
+            checkpoint: epoch,
+            acknowledged: false,
         }
     }
 
@@ -240,7 +249,9 @@ impl Coordinator {
     /// it was the last one.
     async fn on_complete(&mut self, complete: Complete) -> Result<bool, JobError> {
         let epoch = complete.epoch;
-        if !complete.light {
+        if complete.light {
+            self.acknowledge(epoch).await;
+        } else {
             let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
             let folder = self.folder.clone();
             let written = tokio::task::spawn_blocking(move || checkpoint.write(&folder)).await;
@@ -255,9 +266,10 @@ impl Coordinator {
                 return Ok(false);
             }
             metrics::counter!("tidegate_checkpoints_total").increment(1);
+            (self.checkpoint, self.acknowledged) = (epoch, false);
+            tell(&self.sinks, Command::Commit(epoch)).await;
+            tell(&self.sources, Command::Commit(epoch)).await;
         }
-        tell(&self.sinks, Command::Commit(epoch)).await;
-        tell(&self.sources, Command::Commit(epoch)).await;
         if self.stop_epoch == Some(epoch) || self.ledger.all_ended() {
             return Ok(true);
         }
@@ -265,6 +277,25 @@ impl Coordinator {
             self.begin(false, true).await;
         }
         Ok(false)
+    }
+}
+
+impl Coordinator {
+    /// Tells the sources that rows are safe which sinks have made durable and no
+    /// checkpoint holds yet; before the first of them that is remembered.
+    async fn acknowledge(&mut self, epoch: u64) {
+        if !self.acknowledged {
+            let (folder, after) = (self.folder.clone(), self.checkpoint);
+            let marked = tokio::task::spawn_blocking(move || mark_acknowledged(&folder, after)).await;
+            let marked = marked.unwrap_or_else(|error| Err(error.to_string()));
+            if let Err(message) = marked {
+                // Not acknowledged: the peers send again.
+                tracing::error!("cannot acknowledge: {message}");
+                return;
+            }
+            self.acknowledged = true;
+        }
+        tell(&self.sources, Command::Commit(epoch)).await;
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct SinkDriver {
     pub(super) job: JobLine,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) stats: Arc<NodeStats>,
+    /// The last checkpoint's barrier that came by; what follows belongs to a
+    /// later one.
     pub(super) epoch: u64,
     unflushed: Vec<RecordBatch>,
     unflushed_bytes: usize,
@@ -94,7 +96,7 @@ impl SinkDriver {
             let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
             let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();
             if overdue || nothing_waits || self.unflushed_bytes >= UNFLUSHED_BYTES_MAX {
-                // These rows follow the last barrier: they belong to the epoch it began.
+                // These rows follow the last checkpoint's barrier.
                 self.flush(self.epoch + 1).await?;
             }
             let event = tokio::select! {
@@ -138,8 +140,13 @@ impl SinkDriver {
     }
 
     async fn on_barrier(&mut self, barrier: Barrier) -> Result<(), String> {
-        self.epoch = barrier.epoch;
-        self.flush(barrier.epoch).await?;
+        if barrier.light {
+            // Durable now, published with the checkpoint that will hold them.
+            self.flush(self.epoch + 1).await?;
+        } else {
+            self.epoch = barrier.epoch;
+            self.flush(barrier.epoch).await?;
+        }
         self.job.say(Word::Report(barrier.epoch, Report::Flushed)).await;
         Ok(())
     }
