@@ -1,7 +1,7 @@
 //! A row that was acknowledged between two checkpoints survives a kill, and
 //! acknowledging quickly does not cut a sink's files small.
 
-#![allow(clippy::expect_used, reason = "a test that fails says where")]
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

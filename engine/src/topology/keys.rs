@@ -162,6 +162,17 @@ fn describe(value: &Value) -> String {
     }
 }
 
+/// A node that does not say what it is, at `at`, or at the key that was meant
+/// to say it.
+pub(crate) fn without_type(what: &str, table: &Table, at: Span) -> Diagnostic {
+    let diagnostic = Diagnostic::error("TG-C004", format!("{what} has no `type`"));
+    let meant = table.entries.iter().find(|entry| strsim::osa_distance(&entry.key, "type") == 1);
+    match meant {
+        Some(entry) => diagnostic.at(entry.key_span.clone()).help("did you mean `type`?"),
+        None => diagnostic.at(at).label("type is missing").help("`tidegate list` shows every type"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

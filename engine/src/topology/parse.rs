@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml_edit::{Document, Item, TableLike};
 
 use crate::diagnostic::Diagnostic;
+use crate::topology::keys::without_type;
 use crate::topology::node::{NodeConfig, Section};
 use crate::topology::value::{Data, Entry, Table, Text, Value};
 
@@ -121,10 +122,8 @@ impl Reader<'_> {
             (Section::Trigger | Section::Flow, _) => Text::loose(word),
             (_, Some(kind)) => kind.clone(),
             (_, None) => {
-                let message = format!("{word} `{}` has no `type`", entry.key);
-                let at = entry.key_span.clone();
-                let diagnostic = Diagnostic::error("TG-C004", message).at(at).label("type is missing");
-                self.diagnostics.push(diagnostic.help("`tidegate list` shows every type"));
+                let what = format!("{word} `{}`", entry.key);
+                self.diagnostics.push(without_type(&what, &table, entry.key_span));
                 return;
             }
         };

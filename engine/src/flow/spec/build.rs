@@ -22,7 +22,7 @@ use crate::schema::{StreamSchema, TYPE_NAMES, parse_type};
 use crate::task::{Effect, Mode, TaskPart, TaskScope};
 use crate::time::time_type;
 use crate::topology::fingerprint::table_text;
-use crate::topology::keys::check_keys;
+use crate::topology::keys::{check_keys, without_type};
 use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::value::{Table, Text, Value};
 
@@ -168,8 +168,7 @@ fn task_tables<'a>(node: &'a NodeConfig, what: &str, out: &mut Vec<Diagnostic>) 
 fn check_task_keys(table: &Table, flow: &str, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
     let id = table.str("id").unwrap_or("?");
     let Some(kind) = table.text("type") else {
-        let message = format!("task `{id}` of {flow} has no `type`");
-        out.push(Diagnostic::error("TG-C004", message).at(table.span.clone()).label("type is missing"));
+        out.push(without_type(&format!("task `{id}` of {flow}"), table, table.span.clone()));
         return;
     };
     let Some(row) = find(catalog.tasks, &kind.value) else {
