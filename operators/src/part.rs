@@ -3,6 +3,7 @@
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::operator::Input;
+use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::topology::node::NodeConfig;
 
 /// The one input of an operator that takes one.
@@ -26,4 +27,27 @@ pub(crate) fn require_time(config: &NodeConfig, input: &Input) -> Result<usize, 
             "let `select` keep the time column, or name one with `time = { column = … }` at the source";
         Diagnostic::error("TG-T007", message).at(config.table.span_of("from")).help(help).into()
     })
+}
+
+/// Indices of the columns that a key of the node names.
+pub(crate) fn named_columns(
+    config: &NodeConfig,
+    key: &str,
+    stream: &StreamSchema,
+    out: &mut Vec<Diagnostic>,
+) -> Vec<usize> {
+    let fields = stream.columns.fields();
+    let mut found = Vec::new();
+    for text in config.table.texts(key) {
+        match fields.iter().position(|field| *field.name() == text.value) {
+            Some(index) => found.push(index),
+            None => {
+                let names = || fields.iter().map(|field| field.name().as_str());
+                let diagnostic = Diagnostic::error("TG-X002", format!("there is no column `{}`", text.value));
+                let help = format!("the columns are {}", names().collect::<Vec<_>>().join(", "));
+                out.push(diagnostic.at(text.span.clone()).help(help).suggest(&text.value, names()));
+            }
+        }
+    }
+    found
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::catalog::{Catalog, find, names};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
-use crate::operator::Input;
+use crate::operator::{Input, OperatorPart};
 use crate::schema::{StreamSchema, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
+use crate::table::{NamedTable, TablePart};
 use crate::topology::fingerprint::fingerprint;
 use crate::topology::key::{Key, Kind, optional, required};
 use crate::topology::keys::check_keys;
@@ -44,6 +45,9 @@ pub const SINK_KEYS: &[Key] = &[
     ),
 ];
 
+/// Keys that every table has.
+pub const TABLE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of table")];
+
 /// Checkpoints are this far apart unless the file says otherwise.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Most nodes in one file.
@@ -58,8 +62,8 @@ pub struct Loaded {
     pub triggers: Vec<(NodeConfig, Input)>,
     /// Flows, keys not yet checked.
     pub flows: Vec<NodeConfig>,
-    /// Reference tables, keys not yet checked.
-    pub tables: Vec<NodeConfig>,
+    /// Reference tables.
+    pub tables: Vec<NamedTable>,
     /// What the author should know.
     pub warnings: Vec<Diagnostic>,
 }
@@ -154,15 +158,17 @@ fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
         Section::Operator => find(catalog.operators, kind).map(|row| (OPERATOR_KEYS, row.keys)),
         Section::Sink => find(catalog.sinks, kind).map(|row| (SINK_KEYS, row.keys)),
         Section::Trigger => Some((&[], catalog.trigger.keys)),
-        // Their keys are checked by those who build them.
-        Section::Flow | Section::Table => return,
+        Section::Table => find(catalog.tables, kind).map(|row| (TABLE_KEYS, row.keys)),
+        // Its keys are checked by those who build it.
+        Section::Flow => return,
     };
     let Some((common, own)) = keys else {
         let known: Vec<&str> = match node.section {
             Section::Source => names(catalog.sources).collect(),
             Section::Operator => names(catalog.operators).collect(),
             Section::Sink => names(catalog.sinks).collect(),
-            Section::Trigger | Section::Flow | Section::Table => Vec::new(),
+            Section::Table => names(catalog.tables).collect(),
+            Section::Trigger | Section::Flow => Vec::new(),
         };
         out.push(
             Diagnostic::error("TG-C007", format!("there is no {word} of type `{kind}`"))
@@ -200,7 +206,7 @@ impl Builder<'_> {
             Section::Trigger => self.trigger(node),
             Section::Sink => self.sink(node),
             Section::Flow => self.loaded.flows.push(node.clone()),
-            Section::Table => self.loaded.tables.push(node.clone()),
+            Section::Table => self.table(node),
         }
     }
 
@@ -292,6 +298,24 @@ impl Builder<'_> {
                 self.diagnostics.extend(error.0);
                 None
             }
+        }
+    }
+
+    /// A table; one that is made from a stream has an operator that keeps it.
+    fn table(&mut self, node: &NodeConfig) {
+        let Some(row) = find(self.catalog.tables, &node.kind.value) else { return };
+        let Some((inputs, ports)) = self.inputs(node) else { return };
+        match (row.build)(node, self.context, &inputs) {
+            Ok(TablePart { table, columns, recorder }) => {
+                self.loaded.tables.push(NamedTable { name: node.name.clone(), columns, table });
+                if let Some(operator) = recorder {
+                    let part = OperatorPart { operator, ports: Vec::new() };
+                    let fingerprint = fingerprint(node, &inputs);
+                    let name = format!("{}.table", node.name);
+                    self.loaded.plan.operators.push(OperatorNode { name, part, inputs: ports, fingerprint });
+                }
+            }
+            Err(error) => self.diagnostics.extend(error.0),
         }
     }
 
