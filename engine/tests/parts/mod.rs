@@ -24,7 +24,7 @@ use tidegate_engine::flow::events::FlowEvents;
 use tidegate_engine::flow::journal::Journal;
 use tidegate_engine::flow::launcher::Launcher;
 use tidegate_engine::flow::scheduler::{SchedulerConfig, SchedulerHandle, start};
-use tidegate_engine::flow::spec::{Flows, build};
+use tidegate_engine::flow::spec::{Flows, Workshop, build};
 use tidegate_engine::operator::Input;
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep, WaitFor};
@@ -106,7 +106,7 @@ const LEDGER_KEYS: &[Key] = &[
 
 /// Task tables with `ledger`, and nothing else.
 pub(crate) const CATALOG: Catalog =
-    Catalog { sources: &[], operators: &[], sinks: &[], trigger: &NO_TRIGGER, tasks: &[TASKS] };
+    Catalog { sources: &[], operators: &[], sinks: &[], tables: &[], trigger: &NO_TRIGGER, tasks: &[TASKS] };
 
 static NO_TRIGGER: Row<tidegate_engine::catalog::BuildOperator> = Row {
     name: "trigger",
@@ -204,6 +204,18 @@ pub(crate) fn context(folder: &Path) -> BuildContext {
 
 /// Flows of a file whose triggers read rows of `device` and `value`.
 pub(crate) fn flows(toml: &str, folder: &Path) -> Result<Flows, ConfigError> {
+    let workshop = Workshop {
+        catalog: CATALOG,
+        context: context(folder),
+        tables: Vec::new(),
+        text: toml.into(),
+        variable: Arc::new(|_| None),
+    };
+    flows_of(toml, workshop)
+}
+
+/// The same, built with other tasks, expressions or tables.
+pub(crate) fn flows_of(toml: &str, workshop: Workshop) -> Result<Flows, ConfigError> {
     let (parsed, errors) = parse(toml);
     assert_eq!(errors, []);
     let (mut flows, mut triggers) = (Vec::new(), Vec::new());
@@ -218,7 +230,7 @@ pub(crate) fn flows(toml: &str, folder: &Path) -> Result<Flows, ConfigError> {
             }
         }
     }
-    build(&flows, &triggers, &CATALOG, &context(folder))
+    build(&flows, &triggers, workshop)
 }
 
 fn firing_fields(node: &NodeConfig) -> Vec<Field> {
@@ -273,7 +285,12 @@ pub(crate) struct Plant {
 
 /// Starts a file's flows with the journal in `folder`.
 pub(crate) fn plant(toml: &str, folder: &Path, active_max: usize) -> Plant {
-    let flows = Arc::new(flows(toml, folder).expect("a right file"));
+    plant_of(flows(toml, folder).expect("a right file"), folder, active_max)
+}
+
+/// Starts flows with the journal in `folder`.
+pub(crate) fn plant_of(flows: Flows, folder: &Path, active_max: usize) -> Plant {
+    let flows = Arc::new(flows);
     let journal = Journal::open(&folder.join("journal.db")).expect("opens");
     let events = FlowEvents::default();
     let config =
