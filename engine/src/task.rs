@@ -96,8 +96,8 @@ pub struct TaskContext {
     pub ledger: Arc<dyn EffectLedger>,
 }
 
-/// Whether device writes happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether device writes happen, the most careful first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// Nothing is sent; the journal says what would have been.
     DryRun,

@@ -312,22 +312,6 @@ takes = "400ms"
     assert_eq!(states(&plant), HashMap::from([(RunState::Succeeded, 2), (RunState::Cancelled, 1)]));
 }
 
-#[tokio::test]
-async fn a_run_whose_flow_is_gone_is_shown_to_a_person() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let toml = with("[[flow.cool.task]]\nid = \"a\"\ntype = \"ledger\"\nwaits = \"1h\"\n");
-    let mut first = plant(&toml, folder.path(), 8);
-    in_time(first.launchers[0].write(&firing_batch(&[(1, "x", 1.0)]))).await.expect("durable");
-    in_time(first.scheduler.wait_idle()).await;
-    in_time(first.scheduler.stop()).await;
-    drop(first);
-    let other = "[flow.other]\n[[flow.other.task]]\nid = \"a\"\ntype = \"ledger\"\n";
-    let second = plant(other, folder.path(), 8);
-    let idle = in_time(second.scheduler.wait_idle()).await;
-    assert_eq!(idle.waiting.len(), 1);
-    assert_eq!(idle.waiting[0].reason, "flow cool is no longer in the file");
-}
-
 #[test]
 fn mistakes_are_found_at_load_all_at_once() {
     let folder = tempfile::tempdir().expect("a folder");

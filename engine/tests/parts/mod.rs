@@ -31,7 +31,7 @@ use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, Task
 use tidegate_engine::time::{Clock, SystemClock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig, Section};
-use tidegate_engine::topology::parse::parse;
+use tidegate_engine::topology::parse::parse_with;
 use tidegate_engine::topology::value::Text;
 
 /// Nothing in these tests takes longer.
@@ -154,8 +154,13 @@ impl Ledger {
             let column = reads.evaluate(&context.values).expect("evaluates");
             tidegate_engine::template::display(&column, 0).expect("prints")
         });
-        let line =
-            format!("{} {} {word} {}\n", context.idempotency_key, context.attempt, read.unwrap_or_default());
+        let line = format!(
+            "{} {} {word} {} {:?}\n",
+            context.idempotency_key,
+            context.attempt,
+            read.unwrap_or_default(),
+            context.mode
+        );
         let mut file = OpenOptions::new().create(true).append(true).open(&self.path).expect("opens");
         // One write call: a kill leaves whole lines.
         file.write_all(line.as_bytes()).expect("writes");
@@ -216,7 +221,7 @@ pub(crate) fn flows(toml: &str, folder: &Path) -> Result<Flows, ConfigError> {
 
 /// The same, built with other tasks, expressions or tables.
 pub(crate) fn flows_of(toml: &str, workshop: Workshop) -> Result<Flows, ConfigError> {
-    let (parsed, errors) = parse(toml);
+    let (parsed, errors) = parse_with(toml, workshop.variable.as_ref());
     assert_eq!(errors, []);
     let (mut flows, mut triggers) = (Vec::new(), Vec::new());
     for node in parsed.nodes {
@@ -321,6 +326,8 @@ pub(crate) struct Line {
     pub(crate) word: String,
     /// What `reads` gave.
     pub(crate) value: String,
+    /// The mode of the flow.
+    pub(crate) mode: String,
 }
 
 /// Every line of a ledger, in order.
@@ -336,6 +343,7 @@ pub(crate) fn read_ledger(folder: &Path) -> Vec<Line> {
                 attempt: parts[1].parse().expect("a number"),
                 word: parts[2].into(),
                 value: parts[3].into(),
+                mode: parts[4].into(),
             }
         })
         .collect()

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use advance::{Advanced, Record};
 pub use effects::{EffectScope, RunLedger};
@@ -113,6 +113,19 @@ impl Journal {
         self.send(work, None).await
     }
 
+    /// As `post`, where nobody can wait: an error if too much is waiting.
+    fn post_now(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), JournalError> {
+        if let Some(poison) = self.poison.get() {
+            return Err(poison.clone());
+        }
+        let permit = Arc::clone(&self.room).try_acquire_owned();
+        let permit = permit.map_err(|_| JournalError(format!("the journal {} is busy", self.file)))?;
+        self.hand_over(work, None, permit)
+    }
+
     async fn send<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -122,6 +135,15 @@ impl Journal {
             return Err(poison.clone());
         }
         let permit = Arc::clone(&self.room).acquire_owned().await.map_err(|_| self.closed())?;
+        self.hand_over(work, reply, permit)
+    }
+
+    fn hand_over<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+        reply: Option<oneshot::Sender<Result<T, JournalError>>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), JournalError> {
         let unit = Unit::new(work, reply, permit);
         let sender = self.sender.as_ref().ok_or_else(|| self.closed())?;
         // The permit stands for a place in the channel, so this never waits.

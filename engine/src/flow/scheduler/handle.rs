@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::former::FormerFlows;
 use super::{BACKLOG_MAX, SchedulerConfig};
 use crate::flow::events::FlowEvents;
 use crate::flow::journal::{Journal, JournalError, RunLine};
@@ -52,6 +53,7 @@ pub(super) enum Command {
 /// What the loop, the runs and the handles share.
 pub(super) struct Shared {
     pub(super) flows: Arc<Flows>,
+    pub(super) former: FormerFlows,
     pub(super) journal: Arc<Journal>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) events: FlowEvents,
@@ -64,6 +66,7 @@ impl Shared {
     pub(super) fn new(config: SchedulerConfig, flows: Arc<Flows>) -> Shared {
         Shared {
             flows,
+            former: FormerFlows::default(),
             journal: config.journal,
             clock: config.clock,
             events: config.events,

@@ -4,6 +4,7 @@
 
 mod attempt;
 mod drive;
+mod former;
 mod handle;
 mod load;
 
@@ -56,6 +57,9 @@ pub struct SchedulerConfig {
 /// The journal cannot be read.
 pub fn start(flows: Arc<Flows>, config: SchedulerConfig) -> Result<SchedulerHandle, JournalError> {
     let backlog = config.journal.open_runs(&flows.topology, 0, usize::MAX)?;
+    let revisions = flows.flows.iter().map(|flow| (flow.name.clone(), flow.revision.clone())).collect();
+    let text = Arc::clone(&flows.workshop.text);
+    config.journal.keep_revisions(&flows.topology, revisions, text, config.clock.now())?;
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let shared = Arc::new(Shared::new(config, flows));
     let handle = SchedulerHandle::new(sender, Arc::clone(&shared));
