@@ -75,6 +75,7 @@ impl Running {
                 clock: Arc::clone(&context.clock),
                 events: events.clone(),
                 active_max: ACTIVE_MAX,
+                retention: loaded.retention,
             };
             let flows = Arc::new(flows);
             let handle = scheduler::start(Arc::clone(&flows), config).map_err(failed)?;

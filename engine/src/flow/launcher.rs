@@ -1,6 +1,7 @@
 //! The sink of a trigger: firings into the journal, runs to the scheduler. It
 //! must never start anything before its firing is durable, nor anything twice.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -13,16 +14,24 @@ use super::scheduler::{NewRun, SchedulerHandle};
 use super::spec::TriggerLink;
 use crate::error::ConnectorError;
 use crate::sink::{Sink, SinkPart};
+use crate::time::Time;
 use crate::topology::plan::{PortRef, SinkNode};
 
 /// Most firings in one transaction.
 const FIRINGS_MAX: usize = 1_024;
+
+/// Checkpoints that a topology may go on from: this epoch's and so many before.
+const OLDER_EPOCHS: u64 = 2;
 
 /// Takes the rows of one trigger's operator.
 pub struct Launcher {
     link: TriggerLink,
     rules: Arc<LaunchRules>,
     scheduler: SchedulerHandle,
+    /// Epochs in which something fired, and when the last of it was durable.
+    fired: VecDeque<(u64, Time)>,
+    /// Something has fired since the last flush.
+    unmarked: bool,
 }
 
 impl Launcher {
@@ -40,7 +49,7 @@ impl Launcher {
             cooldown: link.cooldown,
             starts_max: link.starts_max,
         };
-        Launcher { link, rules: Arc::new(rules), scheduler }
+        Launcher { link, rules: Arc::new(rules), scheduler, fired: VecDeque::new(), unmarked: false }
     }
 
     /// The sink as a node of a plan: `TRIGGER.start`, reading the trigger.
@@ -120,6 +129,7 @@ impl Sink for Launcher {
         let now = self.scheduler.clock().now();
         let found =
             firings(&self.link, batch, now).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        self.unmarked |= !found.is_empty();
         let mut found = found.into_iter().peekable();
         while found.peek().is_some() {
             let part: Vec<Firing> = found.by_ref().take(FIRINGS_MAX).collect();
@@ -128,7 +138,27 @@ impl Sink for Launcher {
         Ok(())
     }
 
-    async fn flush(&mut self, _epoch: u64) -> Result<(), ConnectorError> {
+    async fn flush(&mut self, epoch: u64) -> Result<(), ConnectorError> {
+        if std::mem::take(&mut self.unmarked) {
+            if self.fired.back().is_some_and(|(last, _)| *last == epoch) {
+                self.fired.pop_back();
+            }
+            self.fired.push_back((epoch, self.scheduler.clock().now()));
+        }
         Ok(())
+    }
+
+    /// What fired in epochs before every checkpoint that is kept cannot come
+    /// again: the journal may forget it when its time has come.
+    async fn commit(&mut self, epoch: u64) -> Result<(), ConnectorError> {
+        let mut settled = None;
+        while let Some((_, until)) = self.fired.front().filter(|(fired, _)| fired + OLDER_EPOCHS <= epoch) {
+            settled = Some(*until);
+            self.fired.pop_front();
+        }
+        let Some(until) = settled else { return Ok(()) };
+        let (topology, trigger) = (self.rules.topology.clone(), self.rules.trigger.clone());
+        let kept = self.scheduler.journal().settle(topology, trigger, until).await;
+        kept.map_err(|error| ConnectorError::Lost(error.0))
     }
 }

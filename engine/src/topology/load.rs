@@ -18,11 +18,22 @@ use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
+use crate::topology::value::Table;
 
 /// Keys of `[topology]`.
 pub const TOPOLOGY_KEYS: &[Key] = &[
     optional("name", Kind::Text, "the topology's name; the file's name if left out"),
     optional("checkpoint_interval", Kind::Duration, "time between two checkpoints, \"5s\" if left out"),
+    optional(
+        "keep_runs",
+        Kind::Duration,
+        "how long runs of flows are kept after their end, \"30d\" if left out",
+    ),
+    optional(
+        "keep_runs_max",
+        Kind::Int(1, i64::MAX),
+        "most ended runs that are kept, the newest ones; 1000000 if left out",
+    ),
 ];
 /// Keys that every source has.
 pub const SOURCE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of source")];
@@ -53,6 +64,22 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Most nodes in one file.
 const NODES_MAX: usize = 1_000;
 
+/// Which ended runs of flows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// For so long after their end.
+    pub age: Duration,
+    /// At most so many, the newest ones.
+    pub runs_max: u64,
+}
+
+impl Default for Retention {
+    /// 30 days and a million runs.
+    fn default() -> Retention {
+        Retention { age: Duration::from_secs(30 * 86_400), runs_max: 1_000_000 }
+    }
+}
+
 /// A topology that is right as far as the engine can tell.
 pub struct Loaded {
     /// Sources, operators (those of triggers too) and sinks, but for the sinks
@@ -64,6 +91,8 @@ pub struct Loaded {
     pub flows: Vec<NodeConfig>,
     /// Reference tables.
     pub tables: Vec<NamedTable>,
+    /// Which ended runs are kept.
+    pub retention: Retention,
     /// What the author should know.
     pub warnings: Vec<Diagnostic>,
 }
@@ -128,6 +157,7 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
             triggers: Vec::new(),
             flows: Vec::new(),
             tables: Vec::new(),
+            retention: retention(&parsed.topology),
             warnings: Vec::new(),
         },
     };
@@ -140,6 +170,14 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
     stop_on_errors(&mut builder.diagnostics)?;
     builder.loaded.warnings = builder.diagnostics;
     Ok(builder.loaded)
+}
+
+fn retention(topology: &Table) -> Retention {
+    let default = Retention::default();
+    Retention {
+        age: topology.duration("keep_runs").unwrap_or(default.age),
+        runs_max: topology.int_as("keep_runs_max").unwrap_or(default.runs_max),
+    }
 }
 
 fn stop_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), ConfigError> {

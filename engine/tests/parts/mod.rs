@@ -30,6 +30,7 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep, WaitFor};
 use tidegate_engine::time::{Clock, SystemClock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional};
+use tidegate_engine::topology::load::Retention;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig, Section};
 use tidegate_engine::topology::parse::parse_with;
 use tidegate_engine::topology::value::Text;
@@ -295,11 +296,21 @@ pub(crate) fn plant(toml: &str, folder: &Path, active_max: usize) -> Plant {
 
 /// Starts flows with the journal in `folder`.
 pub(crate) fn plant_of(flows: Flows, folder: &Path, active_max: usize) -> Plant {
+    plant_with(flows, folder, active_max, Retention::default())
+}
+
+/// The same, with few runs kept.
+pub(crate) fn plant_with(flows: Flows, folder: &Path, active_max: usize, retention: Retention) -> Plant {
     let flows = Arc::new(flows);
     let journal = Journal::open(&folder.join("journal.db")).expect("opens");
     let events = FlowEvents::default();
-    let config =
-        SchedulerConfig { journal, clock: Arc::new(SystemClock), events: events.clone(), active_max };
+    let config = SchedulerConfig {
+        journal,
+        clock: Arc::new(SystemClock),
+        events: events.clone(),
+        active_max,
+        retention,
+    };
     let links = flows.links.clone();
     let scheduler = start(flows, config).expect("starts");
     let launchers = links.into_iter().map(|link| Launcher::new(link, scheduler.clone())).collect();

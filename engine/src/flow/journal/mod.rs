@@ -8,6 +8,7 @@ mod effects;
 mod launch;
 mod read;
 mod restore;
+mod retain;
 mod tables;
 mod writer;
 
@@ -19,9 +20,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use advance::{Advanced, Record};
 pub use effects::{EffectScope, RunLedger};
-pub use launch::{LaunchRules, Launched, Memory, NewFiring, Offer};
+pub use launch::{LaunchRules, Launched, NewFiring, Offer};
 pub use read::{Counts, JournalReader, NoticeLine, RunLine, TaskLine, TicketLine, WriteLine};
 pub use restore::{OpenRun, SavedTask};
+pub use retain::OldRows;
 use writer::{Unit, Work, Writer, Writing};
 
 /// Most changes that wait for the writer; further ones wait for room.

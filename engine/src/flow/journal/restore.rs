@@ -106,7 +106,8 @@ impl Journal {
 
 impl Journal {
     /// Keeps the text of the file for these flows and their revisions, before
-    /// anything that is written later.
+    /// anything that is written later, and forgets those that neither this
+    /// file nor an open run has.
     ///
     /// # Errors
     /// The disk has failed before.
@@ -119,13 +120,17 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let topology = topology.to_owned();
         self.post_now(move |writing| {
-            let insert = "INSERT INTO revisions (topology, flow, revision, first_seen, text)
-                          VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+            let insert = "INSERT INTO revisions (topology, flow, revision, seen_at, text)
+                          VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at";
             let mut statement = writing.sql.prepare_cached(insert)?;
             for (flow, revision) in &flows {
                 statement.execute(params![topology, flow, revision, now.0, &*text])?;
             }
-            Ok(())
+            let delete = "DELETE FROM revisions WHERE topology = ?1 AND seen_at < ?2 AND NOT EXISTS (
+                              SELECT 1 FROM runs INDEXED BY runs_open WHERE runs.topology = revisions.topology
+                              AND runs.flow = revisions.flow AND runs.revision = revisions.revision
+                              AND runs.ended_at IS NULL)";
+            writing.sql.prepare_cached(delete)?.execute(params![topology, now.0]).map(|_| ())
         })
     }
 

@@ -133,7 +133,7 @@ CREATE TABLE revisions (
     topology   TEXT NOT NULL,
     flow       TEXT NOT NULL,
     revision   TEXT NOT NULL,
-    first_seen INTEGER NOT NULL,
+    seen_at    INTEGER NOT NULL,
     text       TEXT NOT NULL,
     PRIMARY KEY (topology, flow, revision)
 ) STRICT, WITHOUT ROWID;

@@ -14,6 +14,7 @@ use crate::flow::key::RunKey;
 use crate::flow::run::RunEvent;
 use crate::flow::spec::{Flow, Flows};
 use crate::time::{Clock, Time};
+use crate::topology::load::Retention;
 
 /// A run that may start, with all it needs: nothing is read again.
 #[derive(Clone)]
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) events: FlowEvents,
     pub(super) active_max: usize,
+    pub(super) retention: Retention,
     pub(super) backlog: AtomicUsize,
     pub(super) room: Notify,
 }
@@ -71,6 +73,7 @@ impl Shared {
             clock: config.clock,
             events: config.events,
             active_max: config.active_max.max(1),
+            retention: config.retention,
             backlog: AtomicUsize::new(0),
             room: Notify::new(),
         }
@@ -157,6 +160,15 @@ impl SchedulerHandle {
             return Idle::default();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// Forgets ended runs beyond the retention now, as otherwise happens from
+    /// time to time; answers how many runs and firings.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub async fn forget_old(&self) -> Result<usize, JournalError> {
+        super::retain::forget_old(&self.shared).await
     }
 
     /// Stops: device writes under way end, all else goes on after a restart.

@@ -7,6 +7,7 @@ mod drive;
 mod former;
 mod handle;
 mod load;
+mod retain;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -28,6 +29,7 @@ use super::key::run_id_text;
 use super::run::RunEvent;
 use super::spec::Flows;
 use crate::time::{Clock, Time};
+use crate::topology::load::Retention;
 
 /// Most runs in memory at once, unless said otherwise.
 pub const ACTIVE_MAX: usize = 512;
@@ -48,6 +50,8 @@ pub struct SchedulerConfig {
     pub events: FlowEvents,
     /// Most runs in memory at once.
     pub active_max: usize,
+    /// Which ended runs are kept.
+    pub retention: Retention,
 }
 
 /// Starts the scheduler of a topology's flows on the current runtime. Open
@@ -100,6 +104,9 @@ struct Scheduler {
 
 impl Scheduler {
     async fn serve(mut self) {
+        // Aborted with the loop, when it is dropped.
+        let mut retaining = JoinSet::new();
+        retaining.spawn(retain::retain(Arc::clone(&self.shared)));
         loop {
             self.fill();
             self.answer_idle();
