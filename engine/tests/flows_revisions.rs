@@ -16,7 +16,6 @@ use parts::{CATALOG, Line, Plant, context, firing_batch, flows_of, in_time, plan
 use tidegate_engine::flow::journal::JournalReader;
 use tidegate_engine::flow::spec::Workshop;
 use tidegate_engine::flow::state::RunState;
-use tidegate_engine::sink::Sink;
 
 /// The folder of the program to be killed; set only in that program.
 const FOLDER: &str = "TIDEGATE_TEST_REVISION_FOLDER";
@@ -65,7 +64,7 @@ async fn fire(plant: &mut Plant, at: i64) {
     } else if let Ok(index) = batch.schema().index_of("give.machine") {
         batch.remove_column(index);
     }
-    in_time(plant.launchers[0].write(&batch)).await.expect("durable");
+    plant.fire(&batch).await;
 }
 
 /// Runs the first revision until it is killed in its wait, in a process of its

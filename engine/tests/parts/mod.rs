@@ -27,6 +27,7 @@ use tidegate_engine::flow::scheduler::{SchedulerConfig, SchedulerHandle, start};
 use tidegate_engine::flow::spec::{Flows, Workshop, build};
 use tidegate_engine::operator::Input;
 use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::sink::Sink;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep, WaitFor};
 use tidegate_engine::time::{Clock, SystemClock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional};
@@ -318,6 +319,13 @@ pub(crate) fn plant_with(flows: Flows, folder: &Path, active_max: usize, retenti
 }
 
 impl Plant {
+    /// Hands firings over as the runtime does; they are durable when it returns.
+    pub(crate) async fn fire(&mut self, batch: &RecordBatch) {
+        let launcher = self.launchers.first_mut().expect("has a trigger");
+        in_time(launcher.write(batch)).await.expect("taken");
+        in_time(launcher.flush(1)).await.expect("durable");
+    }
+
     /// Lines of the ledger: key, task, attempt, word, value.
     pub(crate) fn ledger(&self) -> Vec<Line> {
         read_ledger(&self.folder)

@@ -20,7 +20,6 @@ use tidegate_engine::error::ConfigError;
 use tidegate_engine::flow::journal::RunLine;
 use tidegate_engine::flow::spec::{Flows, Workshop};
 use tidegate_engine::flow::state::RunState;
-use tidegate_engine::sink::Sink;
 use tidegate_engine::table::NamedTable;
 use tidegate_engine::topology::node::BuildContext;
 use tidegate_operators::expression::SqlExpressions;
@@ -55,7 +54,7 @@ fn start(tasks: &str, folder: &Path) -> Plant {
 
 /// Fires once, and waits until the run has ended or waits for somebody.
 async fn fire(plant: &mut Plant) -> RunLine {
-    in_time(plant.launchers[0].write(&firing_batch(&[(5, "pump 1", 99.5)]))).await.expect("durable");
+    plant.fire(&firing_batch(&[(5, "pump 1", 99.5)])).await;
     end(plant).await
 }
 

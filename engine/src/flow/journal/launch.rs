@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::writer::Writing;
-use super::{Journal, JournalError};
+use super::{Answer, Journal, JournalError};
 use crate::flow::admission::{Overlap, Seen, Verdict, admit};
 use crate::flow::key::RunKey;
 use crate::flow::state::Outcome;
@@ -91,7 +91,22 @@ impl Journal {
         firings: Arc<[NewFiring]>,
         now: Time,
     ) -> Result<Vec<Launched>, JournalError> {
-        self.write(move |writing| {
+        let answer = self.begin_launch(rules, firings, now).await?;
+        answer.wait().await
+    }
+
+    /// Hands firings over as `launch` does; they are durable when the answer
+    /// is there. What is handed over meanwhile shares its fsync.
+    ///
+    /// # Errors
+    /// The disk has failed before.
+    pub(in crate::flow) async fn begin_launch(
+        &self,
+        rules: Arc<LaunchRules>,
+        firings: Arc<[NewFiring]>,
+        now: Time,
+    ) -> Result<Answer<Vec<Launched>>, JournalError> {
+        self.begin(move |writing| {
             firings.iter().map(|firing| launch_one(writing, &rules, firing, now)).collect()
         })
         .await

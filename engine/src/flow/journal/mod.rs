@@ -40,6 +40,25 @@ impl JournalError {
     }
 }
 
+/// What will become of a change that was handed over.
+pub(super) struct Answer<T> {
+    receiver: oneshot::Receiver<Result<T, JournalError>>,
+    /// The error if the writer is gone.
+    closed: JournalError,
+}
+
+impl<T> Answer<T> {
+    /// Waits until the change is durable.
+    pub(super) async fn wait(self) -> Result<T, JournalError> {
+        self.receiver.await.unwrap_or(Err(self.closed))
+    }
+
+    /// Whether `wait` would not wait.
+    pub(super) fn is_there(&mut self) -> bool {
+        !self.receiver.is_empty() || self.receiver.is_terminated()
+    }
+}
+
 /// An open journal. Only one process may have a file open for writing; the
 /// daemon's lock of the data directory sees to that.
 pub struct Journal {
@@ -101,9 +120,17 @@ impl Journal {
         &self,
         work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
-        let (reply, answer) = oneshot::channel();
+        self.begin(work).await?.wait().await
+    }
+
+    /// Hands `work` over; what becomes of it is answered when it is durable.
+    async fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Answer<T>, JournalError> {
+        let (reply, receiver) = oneshot::channel();
         self.send(work, Some(reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(self.closed()))
+        Ok(Answer { receiver, closed: self.closed() })
     }
 
     /// Hands `work` over without waiting for the disk. It is durable before

@@ -172,5 +172,16 @@ pub(super) fn check_version(connection: &Connection, file: &str) -> Result<i64, 
             "the journal {file} has version {found}, but this tidegate knows versions up to {VERSION}; use a newer tidegate"
         )));
     }
+    let tables = |names: &str| {
+        let query = format!("SELECT count(*) FROM sqlite_schema WHERE type = 'table' {names}");
+        let count = connection.query_row(&query, (), |row| row.get::<_, i64>(0));
+        count.map_err(|error| JournalError::new(file, &error))
+    };
+    // An empty file is a new journal; a file of somebody else's is left alone.
+    let ours =
+        if found == 0 { tables("")? == 0 } else { tables("AND name IN ('firings', 'runs', 'tasks')")? == 3 };
+    if !ours {
+        return Err(JournalError(format!("{file} is no journal of tidegate; it is left as it is")));
+    }
     Ok(found)
 }
