@@ -16,12 +16,11 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::{Input, Operator, OperatorPart, Output, Port, Progress};
 use tidegate_engine::schema::{StreamSchema, type_name};
-use tidegate_engine::template::display;
 use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::part::{named_columns, only_input, require_time};
+use crate::part::{key_texts, named_columns, only_input, require_time};
 
 const KEYS: &[Key] = &[
     optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
@@ -132,12 +131,8 @@ impl Operator for Deadband {
         let values = cast(batch.columns().get(self.column).ok_or_else(missing)?, &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>();
         let mut mask = Vec::with_capacity(batch.num_rows());
-        for (row, at_us) in times.values().iter().enumerate() {
-            let mut key = String::new();
-            for index in &self.keys {
-                key.push_str(&display(batch.columns().get(*index).ok_or_else(missing)?, row)?);
-                key.push('/');
-            }
+        let keys = key_texts(batch, &self.keys)?;
+        for ((row, at_us), key) in times.values().iter().enumerate().zip(keys) {
             let value = (!values.is_null(row)).then(|| values.value(row));
             mask.push(self.passes(key, value, *at_us));
         }

@@ -291,6 +291,11 @@ impl Builder<'_> {
             self.diagnostics.push(Diagnostic::error("TG-F014", message).at(node.name_span.clone()));
             return;
         }
+        if node.table.get("start").is_none() {
+            let message = format!("trigger `{}` starts no flow", node.name);
+            let diagnostic = Diagnostic::warning("TG-T006", message).at(node.name_span.clone());
+            self.diagnostics.push(diagnostic.help("say which: start = \"flow\""));
+        }
         if let Some(stream) = self.build_operator(node, self.catalog.trigger.build) {
             let input = Input { name: node.name.clone(), stream };
             self.loaded.triggers.push((node.clone(), input));

@@ -58,6 +58,7 @@ const KEYS: &[Key] = &[
         Kind::Map(&Kind::Expression),
         "parameter of the flow = expression over the row that fired",
     ),
+    optional("max_starts", Kind::Text, "most runs it starts in a time, e.g. \"100/m\"; no limit if left out"),
     optional("mode", Kind::Word(&["live", "shadow"]), "shadow: firings are counted, nothing starts"),
 ];
 
