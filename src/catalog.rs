@@ -7,6 +7,7 @@ pub(crate) const CATALOG: Catalog = Catalog {
     sources: &[tidegate_connectors::SOURCES],
     operators: &[tidegate_operators::OPERATORS],
     sinks: &[tidegate_connectors::SINKS],
+    tables: &[tidegate_connectors::TABLES, tidegate_operators::TABLES],
     trigger: &tidegate_operators::TRIGGER,
     tasks: &[tidegate_operators::TASKS, tidegate_connectors::TASKS],
 };

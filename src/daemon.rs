@@ -48,7 +48,7 @@ pub(crate) struct Running {
     pub(crate) job: Job,
     pub(crate) events: FlowEvents,
     pub(crate) data_dir: PathBuf,
-    /// There is one if the topology has flows.
+    /// There is one if the topology has flows, or had some.
     scheduler: Option<SchedulerHandle>,
     _lock: DirLock,
 }
@@ -65,14 +65,17 @@ impl Running {
         let events = FlowEvents::default();
         let mut plan = loaded.plan;
         let mut scheduler = None;
-        if !flows.flows.is_empty() {
+        let path = journal_path(&context.data_dir);
+        // Runs of flows that are no longer in the file go on all the same.
+        if !flows.flows.is_empty() || path.exists() {
             let failed = |error: tidegate_engine::flow::journal::JournalError| Failure::new(IO, error);
-            let journal = Journal::open(&journal_path(&context.data_dir)).map_err(failed)?;
+            let journal = Journal::open(&path).map_err(failed)?;
             let config = SchedulerConfig {
                 journal,
                 clock: Arc::clone(&context.clock),
                 events: events.clone(),
                 active_max: ACTIVE_MAX,
+                retention: loaded.retention,
             };
             let flows = Arc::new(flows);
             let handle = scheduler::start(Arc::clone(&flows), config).map_err(failed)?;

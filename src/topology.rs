@@ -8,7 +8,10 @@ use std::sync::Arc;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::expression::Expressions;
-use tidegate_engine::flow::{self, spec::Flows};
+use tidegate_engine::flow::{
+    self,
+    spec::{Flows, Workshop},
+};
 use tidegate_engine::task::WriteRule;
 use tidegate_engine::time::SystemClock;
 use tidegate_engine::topology::load::{Loaded, load, read};
@@ -69,7 +72,8 @@ impl TopologyFile {
     pub(crate) fn load(&self, options: &LoadOptions) -> Result<Topology, ConfigError> {
         let stem = self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("topology");
         let stem = if stem == "topology" { self.folder_name().unwrap_or(stem) } else { stem };
-        let variable = |name: &str| options.variables.get(name).cloned().or_else(|| std::env::var(name).ok());
+        let given = options.variables.clone();
+        let variable = move |name: &str| given.get(name).cloned().or_else(|| std::env::var(name).ok());
         let (parsed, name) = read(&self.text, stem, &variable)?;
         let base_dir = self.path.parent().map(Path::to_owned).unwrap_or_default();
         let data_dir = options.data_dir.clone().unwrap_or_else(|| base_dir.join(".tidegate").join(&name));
@@ -86,7 +90,14 @@ impl TopologyFile {
             writes: Arc::clone(&options.writes),
         };
         let loaded = load(&parsed, &CATALOG, &context)?;
-        let flows = flow::spec::build(&loaded.flows, &loaded.triggers, &CATALOG, &context)?;
+        let workshop = Workshop {
+            catalog: CATALOG,
+            context: context.clone(),
+            tables: loaded.tables.clone(),
+            text: self.text.as_str().into(),
+            variable: Arc::new(variable),
+        };
+        let flows = flow::spec::build(&loaded.flows, &loaded.triggers, workshop)?;
         Ok(Topology { loaded, flows, context })
     }
 

@@ -17,11 +17,12 @@ mod row_encoder;
 mod schedule;
 mod seldom;
 mod stdout;
+mod table;
 #[cfg(test)]
 #[path = "../tests/support/topology.rs"]
 mod testing;
 
-use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTask, Row};
+use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTable, BuildTask, Row};
 
 /// Every `[source.x] type = …`.
 #[rustfmt::skip]
@@ -46,6 +47,9 @@ pub const SINKS: &[Row<BuildSink>] = &[
     mqtt::SINK,
     stdout::SINK,
 ];
+
+/// Every `[table.x] type = …` that is a file.
+pub const TABLES: &[Row<BuildTable>] = &[table::CSV, table::JSON];
 
 /// Every `[[flow.x.task]] type = …` that speaks to a device or broker.
 #[rustfmt::skip]

@@ -188,7 +188,12 @@ async fn the_task_is_done_when_the_broker_has_the_message() {
         broker.broker()
     );
     let row = TASKS.iter().find(|row| row.name == "mqtt.publish").expect("is in the table");
-    let scope = TaskScope { values: Scope::of(&input().stream.columns), trigger: None, results: Vec::new() };
+    let scope = TaskScope {
+        values: Scope::of(&input().stream.columns),
+        trigger: None,
+        results: Vec::new(),
+        tables: Vec::new(),
+    };
     let part = (row.build)(&node(&text), &build_context(), &scope).expect("builds");
     let done = in_time(part.task.start(&task_context(LIMIT))).await.expect("is sent");
     let TaskStep::Done(result) = done else { panic!("{done:?}") };

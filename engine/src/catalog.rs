@@ -5,6 +5,7 @@ use crate::error::ConfigError;
 use crate::operator::{Input, OperatorPart};
 use crate::sink::SinkPart;
 use crate::source::SourcePart;
+use crate::table::TablePart;
 use crate::task::{TaskPart, TaskScope};
 use crate::topology::key::Key;
 use crate::topology::node::{BuildContext, NodeConfig};
@@ -30,6 +31,8 @@ pub type BuildSource = fn(&NodeConfig, &BuildContext) -> Result<SourcePart, Conf
 pub type BuildOperator = fn(&NodeConfig, &BuildContext, &[Input]) -> Result<OperatorPart, ConfigError>;
 /// Builds a sink for this input.
 pub type BuildSink = fn(&NodeConfig, &BuildContext, &Input) -> Result<SinkPart, ConfigError>;
+/// Builds a table; it may read files, and has inputs if it is made from streams.
+pub type BuildTable = fn(&NodeConfig, &BuildContext, &[Input]) -> Result<TablePart, ConfigError>;
 /// Builds a task of a flow.
 pub type BuildTask = fn(&NodeConfig, &BuildContext, &TaskScope) -> Result<TaskPart, ConfigError>;
 
@@ -42,6 +45,8 @@ pub struct Catalog {
     pub operators: &'static [&'static [Row<BuildOperator>]],
     /// `[sink.x] type = …`
     pub sinks: &'static [&'static [Row<BuildSink>]],
+    /// `[table.x] type = …`
+    pub tables: &'static [&'static [Row<BuildTable>]],
     /// `[trigger.x]`: the operator that turns rows into firings.
     pub trigger: &'static Row<BuildOperator>,
     /// `[[flow.x.task]] type = …`

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::error::TaskError;
 use crate::schema::StreamSchema;
-use crate::task::{Mode, TaskContext, TaskStep, Ticket, WriteIntent, WriteOutcome, WriteRule};
+use crate::task::{Mode, TaskContext, TaskStep, Ticket, WaitFor, WriteIntent, WriteOutcome, WriteRule};
 use crate::time::Time;
 
 /// A point of a device that is set to a value and can be read back.
@@ -52,6 +52,9 @@ pub struct Wanted<'a> {
     pub value: f64,
     /// How long after the attempt's start it may still be sent.
     pub deadline: Duration,
+    /// What the wait for its turn left behind, if it has waited: its deadline
+    /// goes on from there.
+    pub waited: Option<&'a [u8]>,
 }
 
 /// One write in flight for each device.
@@ -82,7 +85,8 @@ pub fn result_schema() -> StreamSchema {
     )
 }
 
-/// Writes once, as the journal and the limits allow.
+/// Writes once, as the journal and the limits allow. While the point may not
+/// be written yet it answers `Wait`: hand the data back as `Wanted::waited`.
 ///
 /// # Errors
 /// `Fatal` if it must not be written, `Retry` if nothing was sent, `Unknown`
@@ -95,7 +99,10 @@ pub async fn write(
     gate: &WriteGate,
 ) -> Result<TaskStep, TaskError> {
     // Waiting for the gate counts: a command is not sent later because others were before it.
-    let deadline = context.clock.now().plus(wanted.deadline).min(context.deadline);
+    let deadline = match wanted.waited {
+        Some(data) => deadline_of(data)?,
+        None => context.clock.now().plus(wanted.deadline).min(context.deadline),
+    };
     let _turn = gate.0.lock().await;
     let key = context.idempotency_key.as_str();
     let writer = Writer { context, device, wanted, key };
@@ -127,8 +134,7 @@ pub async fn write(
     };
     // From here on a crash leaves an intent behind.
     if let Some(until) = context.ledger.intent(key, &intent, rule.every_min).await? {
-        let message = format!("{} was written less than {:?} ago", wanted.target, rule.every_min);
-        return Err(TaskError::Retry { class: "rate", message, not_before: Some(until) });
+        return writer.wait_for_turn(until, deadline).await;
     }
     writer.send(&intent, true).await
 }
@@ -162,6 +168,18 @@ impl Writer<'_> {
             return Err(self.forbid(message).await);
         }
         Ok(rule)
+    }
+
+    /// Another write to the point was too short ago, or is under way. The wait
+    /// is no attempt, and ends where the write would be late.
+    async fn wait_for_turn(&self, until: Time, deadline: Time) -> Result<TaskStep, TaskError> {
+        if until >= deadline {
+            let target = self.wanted.target;
+            let reason =
+                format!("{target} may not be written before {until}, and the deadline is {deadline}");
+            return Err(self.forbid(reason).await);
+        }
+        Ok(TaskStep::Wait(WaitFor::Until(until), deadline.0.to_le_bytes().to_vec()))
     }
 
     /// What stands in the journal for a write of which nothing was sent.
@@ -297,6 +315,12 @@ impl Writer<'_> {
             Err(error) => error,
         }
     }
+}
+
+/// The deadline that `wait_for_turn` left behind.
+fn deadline_of(data: &[u8]) -> Result<Time, TaskError> {
+    let micros = data.try_into().map(i64::from_le_bytes);
+    micros.map(Time).map_err(|_| TaskError::Fatal(format!("a damaged wait in the journal: {data:?}")))
 }
 
 /// A value of the journal.

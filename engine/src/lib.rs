@@ -21,6 +21,7 @@ pub mod shared;
 pub mod sink;
 pub mod source;
 pub mod storage;
+pub mod table;
 pub mod task;
 pub mod template;
 pub mod time;

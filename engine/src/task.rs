@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::error::TaskError;
 use crate::expression::{Expression, Scope};
 use crate::schema::StreamSchema;
+use crate::table::NamedTable;
 use crate::time::{Clock, Time};
 
 /// One act. Must be safe to call again with the same idempotency key.
@@ -95,8 +96,8 @@ pub struct TaskContext {
     pub ledger: Arc<dyn EffectLedger>,
 }
 
-/// Whether device writes happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether device writes happen, the most careful first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// Nothing is sent; the journal says what would have been.
     DryRun,
@@ -252,6 +253,8 @@ pub struct TaskScope {
     pub trigger: Option<StreamSchema>,
     /// Earlier tasks' results, as SQL tables of that name.
     pub results: Vec<(String, StreamSchema)>,
+    /// The topology's tables, as SQL tables of their names.
+    pub tables: Vec<NamedTable>,
 }
 
 /// A column and what computes it, for `give = { name = "expr" }`.

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 
 use parts::{firing_batch, flows, in_time, now, plant};
 use tidegate_engine::flow::state::{Outcome, RunState, TaskState};
-use tidegate_engine::sink::Sink;
 
 const TRIGGER: &str = r#"
 [trigger.hot]
@@ -70,14 +69,14 @@ reads = "c.attempt"
     let folder = tempfile::tempdir().expect("a folder");
     let mut plant = plant(&toml, folder.path(), 8);
     let batch = firing_batch(&[(5, "pump", 50.0)]);
-    in_time(plant.launchers[0].write(&batch)).await.expect("durable");
+    plant.fire(&batch).await;
     assert!(in_time(plant.scheduler.wait_idle()).await.waiting.is_empty());
     let lines: Vec<(String, u32, String)> =
         plant.ledger().into_iter().map(|line| (line.task, line.attempt, line.value)).collect();
     let expected = [("a", 1, "pump"), ("a", 2, "pump"), ("b", 1, "2.0"), ("e", 1, ""), ("last", 1, "")];
     let expected = expected.map(|(task, attempt, value)| (task.to_owned(), attempt, value.to_owned()));
     assert_eq!(lines, expected, "c is skipped, d follows it, e names others");
-    in_time(plant.launchers[0].write(&batch)).await.expect("durable");
+    plant.fire(&batch).await;
     in_time(plant.scheduler.wait_idle()).await;
     assert_eq!(plant.ledger().len(), expected.len());
     assert_eq!(outcomes(&plant), HashMap::from([(Outcome::Started, 1)]));
@@ -114,7 +113,7 @@ type = "ledger"
     );
     let folder = tempfile::tempdir().expect("a folder");
     let mut plant = plant(&toml, folder.path(), 8);
-    in_time(plant.launchers[0].write(&firing_batch(&[(5, "pump", 1.0)]))).await.expect("durable");
+    plant.fire(&firing_batch(&[(5, "pump", 1.0)])).await;
     let idle = in_time(plant.scheduler.wait_idle()).await;
     assert_eq!(idle.waiting.len(), 1);
     assert_eq!(idle.waiting[0].state, RunState::Paused);
@@ -152,7 +151,7 @@ type = "ledger"
     );
     let folder = tempfile::tempdir().expect("a folder");
     let mut first = plant(&toml, folder.path(), 8);
-    in_time(first.launchers[0].write(&firing_batch(&[(5, "pump", 1.0)]))).await.expect("durable");
+    first.fire(&firing_batch(&[(5, "pump", 1.0)])).await;
     let mut heard = first.events.listen();
     // Stopped while `a` waits.
     while first.ledger().is_empty() {
@@ -197,7 +196,7 @@ reads = "machine"
     let folder = tempfile::tempdir().expect("a folder");
     let mut plant = plant(&toml, folder.path(), 8);
     let rows = [(1, "x", 1.0), (2, "x", 1.0), (3, "x", 1.0), (4, "y", 1.0)];
-    in_time(plant.launchers[0].write(&firing_batch(&rows))).await.expect("durable");
+    plant.fire(&firing_batch(&rows)).await;
     assert!(in_time(plant.scheduler.wait_idle()).await.waiting.is_empty());
     let of_x: Vec<String> =
         plant.ledger().into_iter().filter(|line| line.value == "x").map(|line| line.task).collect();
@@ -227,7 +226,7 @@ reads = "v"
     let folder = tempfile::tempdir().expect("a folder");
     let mut plant = plant(&toml, folder.path(), 8);
     for (at, value) in [(1, 1.0), (2, 2.0), (3, -3.0)] {
-        in_time(plant.launchers[0].write(&firing_batch(&[(at, "x", value)]))).await.expect("durable");
+        plant.fire(&firing_batch(&[(at, "x", value)])).await;
         in_time(plant.scheduler.wait_idle()).await;
     }
     let lines: Vec<(String, String)> =
@@ -246,7 +245,7 @@ async fn a_burst_larger_than_memory_runs_once_each() {
     let mut plant = plant(&toml, folder.path(), 4);
     let names: Vec<String> = (0..3_000).map(|n| format!("m{n}")).collect();
     let rows: Vec<(i64, &str, f64)> = names.iter().map(|name| (7, name.as_str(), 1.0)).collect();
-    in_time(plant.launchers[0].write(&firing_batch(&rows))).await.expect("durable");
+    plant.fire(&firing_batch(&rows)).await;
     assert!(in_time(plant.scheduler.wait_idle()).await.waiting.is_empty());
     let mut effects: HashMap<(String, String), u32> = HashMap::new();
     for line in plant.ledger() {
@@ -264,7 +263,7 @@ async fn firings_that_start_nothing_are_kept_and_counted() {
     let mut armed = plant(&with(device), folder.path(), 8);
     let present = now().0;
     let rows = [(present - 120_000_000, "late", 1.0), (present, "fresh", 1.0)];
-    in_time(armed.launchers[0].write(&firing_batch(&rows))).await.expect("durable");
+    armed.fire(&firing_batch(&rows)).await;
     in_time(armed.scheduler.wait_idle()).await;
     assert_eq!(outcomes(&armed), HashMap::from([(Outcome::Started, 1), (Outcome::Expired, 1)]));
     assert_eq!(armed.ledger().len(), 1);
@@ -273,14 +272,14 @@ async fn firings_that_start_nothing_are_kept_and_counted() {
     let shadow = with("[[flow.cool.task]]\nid = \"a\"\ntype = \"ledger\"\n")
         .replace("start = \"cool\"", "start = \"cool\"\nmode = \"shadow\"");
     let mut shadow = plant(&shadow, folder.path(), 8);
-    in_time(shadow.launchers[0].write(&firing_batch(&[(1, "x", 1.0)]))).await.expect("durable");
+    shadow.fire(&firing_batch(&[(1, "x", 1.0)])).await;
     assert_eq!(outcomes(&shadow), HashMap::from([(Outcome::Shadow, 1)]));
 
     let folder = tempfile::tempdir().expect("a folder");
     let narrow = with("[[flow.cool.task]]\nid = \"a\"\ntype = \"ledger\"\n").replace("float64", "int8");
     let mut narrow = plant(&narrow, folder.path(), 8);
     let rows = [(1, "x", 1_000.0), (2, "x", 100.0)];
-    in_time(narrow.launchers[0].write(&firing_batch(&rows))).await.expect("durable");
+    narrow.fire(&firing_batch(&rows)).await;
     in_time(narrow.scheduler.wait_idle()).await;
     assert_eq!(outcomes(&narrow), HashMap::from([(Outcome::Started, 1), (Outcome::Rejected, 1)]));
 }
@@ -304,28 +303,12 @@ takes = "400ms"
     let mut plant = plant(&toml, folder.path(), 8);
     let present = now().0;
     let rows = [(present, "x", 1.0), (present + 1, "y", 1.0), (present + 60_000_000, "z", 1.0)];
-    in_time(plant.launchers[0].write(&firing_batch(&rows))).await.expect("durable");
+    plant.fire(&firing_batch(&rows)).await;
     in_time(plant.scheduler.wait_idle()).await;
     assert_eq!(plant.ledger().len(), 2, "the second one was too old when its turn came");
     let expired = outcomes(&plant).get(&Outcome::Expired).copied();
     assert_eq!(expired, Some(1));
     assert_eq!(states(&plant), HashMap::from([(RunState::Succeeded, 2), (RunState::Cancelled, 1)]));
-}
-
-#[tokio::test]
-async fn a_run_whose_flow_is_gone_is_shown_to_a_person() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let toml = with("[[flow.cool.task]]\nid = \"a\"\ntype = \"ledger\"\nwaits = \"1h\"\n");
-    let mut first = plant(&toml, folder.path(), 8);
-    in_time(first.launchers[0].write(&firing_batch(&[(1, "x", 1.0)]))).await.expect("durable");
-    in_time(first.scheduler.wait_idle()).await;
-    in_time(first.scheduler.stop()).await;
-    drop(first);
-    let other = "[flow.other]\n[[flow.other.task]]\nid = \"a\"\ntype = \"ledger\"\n";
-    let second = plant(other, folder.path(), 8);
-    let idle = in_time(second.scheduler.wait_idle()).await;
-    assert_eq!(idle.waiting.len(), 1);
-    assert_eq!(idle.waiting[0].reason, "flow cool is no longer in the file");
 }
 
 #[test]

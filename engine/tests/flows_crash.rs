@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use parts::{firing_batch, in_time, plant, read_ledger};
 use tidegate_engine::flow::key::RunKey;
-use tidegate_engine::sink::Sink;
 use tidegate_engine::time::Time;
 
 /// The folder of the program to be killed; set only in that program.
@@ -73,7 +72,7 @@ async fn work(folder: &Path) {
             continue;
         }
         let machine = format!("m{}", at % 20);
-        in_time(plant.launchers[0].write(&firing_batch(&[(at, &machine, 1.0)]))).await.unwrap();
+        plant.fire(&firing_batch(&[(at, &machine, 1.0)])).await;
         acks.write_all(format!("{at}\n").as_bytes()).unwrap();
     }
     let idle = in_time(plant.scheduler.wait_idle()).await;

@@ -16,13 +16,11 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::{Input, Operator, OperatorPart, Output, Port, Progress};
 use tidegate_engine::schema::{StreamSchema, type_name};
-use tidegate_engine::template::display;
 use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
-use tidegate_engine::topology::value::Text;
 
-use crate::part::{only_input, require_time};
+use crate::part::{key_texts, named_columns, only_input, require_time};
 
 const KEYS: &[Key] = &[
     optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
@@ -60,19 +58,8 @@ fn build(
     require_time(config, input)?;
     let table = &config.table;
     let mut diagnostics = Vec::new();
-    let mut find = |text: &Text| {
-        let fields = input.stream.columns.fields();
-        let found = fields.iter().position(|field| *field.name() == text.value);
-        if found.is_none() {
-            let names = || fields.iter().map(|field| field.name().as_str());
-            let diagnostic = Diagnostic::error("TG-X002", format!("there is no column `{}`", text.value));
-            let help = format!("the columns are {}", names().collect::<Vec<_>>().join(", "));
-            diagnostics.push(diagnostic.at(text.span.clone()).help(help).suggest(&text.value, names()));
-        }
-        found
-    };
-    let keys: Vec<usize> = table.texts("key").into_iter().filter_map(&mut find).collect();
-    let column = table.text("column").and_then(&mut find);
+    let keys = named_columns(config, "key", &input.stream, &mut diagnostics);
+    let column = named_columns(config, "column", &input.stream, &mut diagnostics).first().copied();
     let data_type =
         column.and_then(|index| input.stream.columns.fields().get(index)).map(|field| field.data_type());
     if let Some(data_type) = data_type.filter(|data_type| !data_type.is_numeric()) {
@@ -144,12 +131,8 @@ impl Operator for Deadband {
         let values = cast(batch.columns().get(self.column).ok_or_else(missing)?, &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>();
         let mut mask = Vec::with_capacity(batch.num_rows());
-        for (row, at_us) in times.values().iter().enumerate() {
-            let mut key = String::new();
-            for index in &self.keys {
-                key.push_str(&display(batch.columns().get(*index).ok_or_else(missing)?, row)?);
-                key.push('/');
-            }
+        let keys = key_texts(batch, &self.keys)?;
+        for ((row, at_us), key) in times.values().iter().enumerate().zip(keys) {
             let value = (!values.is_null(row)).then(|| values.value(row));
             mask.push(self.passes(key, value, *at_us));
         }

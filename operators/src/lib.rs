@@ -1,11 +1,12 @@
 //! Tidegate's operators, triggers and flow tasks: the only crate that sees
 //! DataFusion. A new operator is one file and one row below.
 
-use tidegate_engine::catalog::{BuildOperator, Row};
+use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
 mod deadband;
 pub mod expression;
 mod filter;
+mod latest;
 mod narrow;
 mod part;
 mod project;
@@ -21,3 +22,6 @@ pub use tasks::TASKS;
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] =
     &[deadband::ROW, filter::ROW, project::ROW, route::ROW, union::ROW, window::ROW];
+
+/// Every `[table.x] type = …` that is made from a stream.
+pub const TABLES: &[Row<BuildTable>] = &[latest::ROW];

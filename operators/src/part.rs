@@ -1,8 +1,11 @@
 //! What the build functions of operators share.
 
+use arrow::array::RecordBatch;
 use tidegate_engine::diagnostic::Diagnostic;
-use tidegate_engine::error::ConfigError;
+use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::Input;
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::template::display;
 use tidegate_engine::topology::node::NodeConfig;
 
 /// The one input of an operator that takes one.
@@ -26,4 +29,73 @@ pub(crate) fn require_time(config: &NodeConfig, input: &Input) -> Result<usize, 
             "let `select` keep the time column, or name one with `time = { column = … }` at the source";
         Diagnostic::error("TG-T007", message).at(config.table.span_of("from")).help(help).into()
     })
+}
+
+/// Indices of the columns that a key of the node names.
+pub(crate) fn named_columns(
+    config: &NodeConfig,
+    key: &str,
+    stream: &StreamSchema,
+    out: &mut Vec<Diagnostic>,
+) -> Vec<usize> {
+    let fields = stream.columns.fields();
+    let mut found = Vec::new();
+    for text in config.table.texts(key) {
+        match fields.iter().position(|field| *field.name() == text.value) {
+            Some(index) => found.push(index),
+            None => {
+                let names = || fields.iter().map(|field| field.name().as_str());
+                let diagnostic = Diagnostic::error("TG-X002", format!("there is no column `{}`", text.value));
+                let help = format!("the columns are {}", names().collect::<Vec<_>>().join(", "));
+                out.push(diagnostic.at(text.span.clone()).help(help).suggest(&text.value, names()));
+            }
+        }
+    }
+    found
+}
+
+/// The key of each row as text. Several columns are joined by `/`, with a `\`
+/// before one inside a value, so that (a/b, c) and (a, b/c) are two keys.
+pub(crate) fn key_texts(batch: &RecordBatch, keys: &[usize]) -> Result<Vec<String>, OperatorError> {
+    let mut texts = vec![String::new(); batch.num_rows()];
+    for (position, index) in keys.iter().enumerate() {
+        let Some(column) = batch.columns().get(*index) else { continue };
+        for (row, text) in texts.iter_mut().enumerate() {
+            if position > 0 {
+                text.push('/');
+            }
+            let value = display(column, row)?;
+            if keys.len() > 1 && value.contains(['/', '\\']) {
+                text.push_str(&value.replace('\\', "\\\\").replace('/', "\\/"));
+            } else {
+                text.push_str(&value);
+            }
+        }
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn no_two_keys_have_one_text() {
+        let column = |values: [&str; 4]| Arc::new(StringArray::from_iter_values(values)) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([
+            ("a", column(["a/b", "a", "a\\", "a"])),
+            ("b", column(["c", "b/c", "/b", "\\/b"])),
+        ]);
+        let batch = batch.expect("two columns");
+        let mut texts = key_texts(&batch, &[0, 1]).expect("text");
+        assert_eq!(texts[0], "a\\/b/c");
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), 4);
+        assert_eq!(key_texts(&batch, &[0]).expect("text")[0], "a/b", "one column stands as it is");
+    }
 }

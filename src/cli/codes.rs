@@ -132,6 +132,12 @@ pub(super) const CODES: &[Code] = &[
     ),
     code(
         "TG-C034",
+        "a table whose file cannot be read",
+        "a row with a cell too many",
+        "rows that fit the header",
+    ),
+    code(
+        "TG-C034",
         "an address, path or header that HTTP does not have",
         "listen = \"8080\"",
         "listen = \"127.0.0.1:8080\"",
@@ -143,6 +149,7 @@ pub(super) const CODES: &[Code] = &[
         "columns = { a = { kind = \"sine\" } }",
     ),
     code("TG-C036", "a schedule that cannot be", "cron = \"61 * * * *\"", "cron = \"0 * * * *\""),
+    code("TG-C037", "a table whose file cannot be read", "limit: \"much\"", "limit: 5.0"),
     code("TG-F001", "tasks of a flow that are no list of tables", "[flow.x.task]", "[[flow.x.task]]"),
     code("TG-F002", "a task's id is missing, taken or reserved", "id = \"run\"", "id = \"notify\""),
     code(
@@ -219,6 +226,12 @@ pub(super) const CODES: &[Code] = &[
         "a query that cannot be planned",
         "query = \"SELEC 1\"",
         "query = \"SELECT max(value) AS worst FROM trigger\"",
+    ),
+    code(
+        "TG-F025",
+        "a query names a table that does not exist",
+        "SELECT * FROM preses",
+        "SELECT * FROM presses",
     ),
     code("TG-K001", "no address of a Kafka broker", "brokers = [\"k1\"]", "brokers = [\"k1:9092\"]"),
     code(

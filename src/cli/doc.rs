@@ -4,14 +4,14 @@ use clap::Args;
 use tidegate_engine::catalog::{Row, find, names};
 use tidegate_engine::diagnostic::nearest;
 use tidegate_engine::topology::key::{Key, Kind};
-use tidegate_engine::topology::load::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TOPOLOGY_KEYS};
+use tidegate_engine::topology::load::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
 
 use crate::catalog::CATALOG;
 use crate::exit::{FAILED, Failure};
 
 #[derive(Args)]
 pub(crate) struct Doc {
-    /// `source.TYPE`, `operator.TYPE`, `sink.TYPE`, `task.TYPE`, `trigger` or `topology`
+    /// `source.TYPE`, `operator.TYPE`, `sink.TYPE`, `table.TYPE`, `task.TYPE`, `trigger` or `topology`
     part: String,
 }
 
@@ -22,6 +22,7 @@ impl Doc {
             "source" => show(section, SOURCE_KEYS, find(CATALOG.sources, name)),
             "operator" => show(section, OPERATOR_KEYS, find(CATALOG.operators, name)),
             "sink" => show(section, SINK_KEYS, find(CATALOG.sinks, name)),
+            "table" => show(section, TABLE_KEYS, find(CATALOG.tables, name)),
             "task" => show(section, &[], find(CATALOG.tasks, name)),
             "trigger" => show(section, &[], Some(CATALOG.trigger)),
             "topology" => {
@@ -38,6 +39,7 @@ impl Doc {
             .map(|name| format!("source.{name}"))
             .chain(names(CATALOG.operators).map(|name| format!("operator.{name}")))
             .chain(names(CATALOG.sinks).map(|name| format!("sink.{name}")))
+            .chain(names(CATALOG.tables).map(|name| format!("table.{name}")))
             .chain(names(CATALOG.tasks).map(|name| format!("task.{name}")))
             .chain(["trigger".to_owned(), "topology".to_owned()])
             .collect();

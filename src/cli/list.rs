@@ -19,6 +19,7 @@ impl List {
         self.section("source", CATALOG.sources);
         self.section("operator", CATALOG.operators);
         self.section("sink", CATALOG.sinks);
+        self.section("table", CATALOG.tables);
         self.section("task", CATALOG.tasks);
         Ok(())
     }

@@ -93,6 +93,26 @@ impl CsvDecoder {
     }
 }
 
+/// The names in the header that `text` begins with.
+pub(crate) fn column_names(text: &[u8], delimiter: u8) -> Result<Vec<String>, String> {
+    let row = text.get(..row_length(text, delimiter)).unwrap_or_default();
+    let row = trim_line_end(row.strip_prefix(b"\xef\xbb\xbf").unwrap_or(row));
+    let text = std::str::from_utf8(row).map_err(|error| format!("the header is not UTF-8: {error}"))?;
+    let mut cells = Cells { rest: Some(text), delimiter };
+    let mut names: Vec<String> = Vec::new();
+    while let Some(cell) = cells.next_cell().map_err(|error| format!("in the header {error}"))? {
+        let name = cell.text.trim();
+        if name.is_empty() {
+            return Err(format!("column {} has no name in the header", names.len() + 1));
+        }
+        if names.iter().any(|known| known == name) {
+            return Err(format!("the header has column `{name}` twice"));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
 /// Every declared column with what its cell is for.
 fn targets(spec: &RowSpec) -> impl Iterator<Item = (&str, Target)> {
     spec.columns.iter().enumerate().map(|(index, column)| {

@@ -36,6 +36,7 @@ use tidegate_engine::topology::node::NodeConfig;
 pub use build::REJECT_BYTES_MAX;
 pub(crate) use check::delimiter;
 use check::{check_against_format, check_own};
+pub(crate) use csv::column_names;
 use spec::RowSpec;
 
 /// Longest payload or row that is decoded unless `payload_max` says otherwise.
@@ -71,7 +72,7 @@ pub const ROW_KEYS: &[Key] = &[
     optional("payload_max", Kind::Size, "longest row or payload that is decoded, default \"16MiB\""),
 ];
 
-const COLUMN_KEYS: &[Key] = &[
+pub(crate) const COLUMN_KEYS: &[Key] = &[
     required("type", Kind::Text, "the column's type"),
     optional(
         "from",

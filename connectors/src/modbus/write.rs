@@ -102,13 +102,23 @@ struct ModbusWrite {
 #[async_trait]
 impl Task for ModbusWrite {
     async fn start(&self, context: &TaskContext) -> Result<TaskStep, TaskError> {
-        let value = single_number(self.value.as_ref(), &context.values)?;
-        let wanted = Wanted { target: &self.target, value, deadline: self.deadline };
-        write(context, &self.point, &wanted, &self.rules, &self.gate).await
+        self.go(context, None).await
+    }
+
+    async fn resume(&self, context: &TaskContext, data: &[u8]) -> Result<TaskStep, TaskError> {
+        self.go(context, Some(data)).await
     }
 
     fn effect(&self) -> Effect {
         Effect::Device
+    }
+}
+
+impl ModbusWrite {
+    async fn go(&self, context: &TaskContext, waited: Option<&[u8]>) -> Result<TaskStep, TaskError> {
+        let value = single_number(self.value.as_ref(), &context.values)?;
+        let wanted = Wanted { target: &self.target, value, deadline: self.deadline, waited };
+        write(context, &self.point, &wanted, &self.rules, &self.gate).await
     }
 }
 

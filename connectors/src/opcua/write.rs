@@ -90,18 +90,28 @@ struct OpcUaWrite {
 #[async_trait]
 impl Task for OpcUaWrite {
     async fn start(&self, context: &TaskContext) -> Result<TaskStep, TaskError> {
+        self.go(context, None).await
+    }
+
+    async fn resume(&self, context: &TaskContext, data: &[u8]) -> Result<TaskStep, TaskError> {
+        self.go(context, Some(data)).await
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Device
+    }
+}
+
+impl OpcUaWrite {
+    async fn go(&self, context: &TaskContext, waited: Option<&[u8]>) -> Result<TaskStep, TaskError> {
         let value = single_number(self.value.as_ref(), &context.values)?;
         let node =
             self.node.render(&context.values, &str::to_owned).map_err(|error| TaskError::Fatal(error.0))?;
         let node = node.into_iter().next().unwrap_or_default();
         let target = format!("{} {node}", self.server.endpoint);
         let point = Point { server: &self.server, node: &node, timeout: self.deadline };
-        let wanted = Wanted { target: &target, value, deadline: self.deadline };
+        let wanted = Wanted { target: &target, value, deadline: self.deadline, waited };
         write(context, &point, &wanted, &self.rules, &self.gate).await
-    }
-
-    fn effect(&self) -> Effect {
-        Effect::Device
     }
 }
 

@@ -207,7 +207,8 @@ impl World {
             ledger: Arc::clone(&self.ledger) as Arc<dyn EffectLedger>,
         };
         let rules = [WriteRule { target: TARGET.into(), min: 0.0, max: 2_000.0, every_min: Duration::ZERO }];
-        let wanted = Wanted { target: TARGET, value: 1_800.0, deadline: Duration::from_secs(10) };
+        let wanted =
+            Wanted { target: TARGET, value: 1_800.0, deadline: Duration::from_secs(10), waited: None };
         let gate = WriteGate::default();
         tokio::select! {
             result = write(&context, &self.plc, &wanted, &rules, &gate) => Some(result),

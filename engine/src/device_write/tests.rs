@@ -22,6 +22,9 @@ struct Notebook {
     intent: StdMutex<Option<WriteIntent>>,
     outcome: StdMutex<Option<WriteOutcome>>,
     tickets: StdMutex<Vec<String>>,
+    /// Another write keeps the point until then.
+    taken_until: StdMutex<i64>,
+    clock: Arc<Hand>,
     /// Calls left until the crash.
     calls_left: StdMutex<u32>,
 }
@@ -38,6 +41,10 @@ impl Notebook {
 impl EffectLedger for Notebook {
     async fn intent(&self, _: &str, intent: &WriteIntent, _: Duration) -> Result<Option<Time>, TaskError> {
         self.call()?;
+        let taken_until = Time(*self.taken_until.lock().expect("not poisoned"));
+        if taken_until > self.clock.now() {
+            return Ok(Some(taken_until));
+        }
         *self.intent.lock().expect("not poisoned") = Some(intent.clone());
         *self.outcome.lock().expect("not poisoned") = None;
         Ok(None)
@@ -134,9 +141,12 @@ struct World {
 
 impl World {
     fn new(manners: &[Manner]) -> World {
+        let clock: Arc<Hand> = Arc::default();
+        let notebook =
+            Notebook { calls_left: StdMutex::new(100), clock: Arc::clone(&clock), ..Notebook::default() };
         World {
-            clock: Arc::default(),
-            notebook: Arc::new(Notebook { calls_left: StdMutex::new(100), ..Notebook::default() }),
+            clock,
+            notebook: Arc::new(notebook),
             valve: Valve {
                 value: StdMutex::new(1.0),
                 effects: StdMutex::default(),
@@ -147,6 +157,11 @@ impl World {
     }
 
     async fn write(&self, value: f64) -> Result<TaskStep, TaskError> {
+        self.write_after(value, None).await
+    }
+
+    /// Goes on after a wait, if there was one.
+    async fn write_after(&self, value: f64, waited: Option<&[u8]>) -> Result<TaskStep, TaskError> {
         let context = TaskContext {
             values: RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())),
             trigger_rows: Vec::new(),
@@ -163,7 +178,7 @@ impl World {
             ledger: Arc::clone(&self.notebook) as Arc<dyn EffectLedger>,
         };
         let rules = [WriteRule { target: "valve".into(), min: 0.0, max: 100.0, every_min: Duration::ZERO }];
-        let wanted = Wanted { target: "valve", value, deadline: Duration::from_secs(10) };
+        let wanted = Wanted { target: "valve", value, deadline: Duration::from_secs(10), waited };
         let gate = WriteGate::default();
         let written = write(&context, &self.valve, &wanted, &rules, &gate);
         tokio::time::timeout(Duration::from_secs(5), written).await.expect("does not hang")
@@ -228,6 +243,28 @@ async fn limits_and_modes_keep_the_device_untouched() {
         assert_eq!(world.effects(), 0);
         assert!(matches!(world.outcome(), Some(WriteOutcome::Skipped { .. })));
     }
+}
+
+#[tokio::test]
+async fn a_point_that_was_just_written_is_waited_for_within_the_deadline() {
+    // Free at 5 s, looked at again then: written. At 12 s only: late, not sent.
+    for (comes_back_s, effects) in [(5, 1), (12, 0)] {
+        let world = World::new(&[]);
+        *world.notebook.taken_until.lock().expect("not poisoned") = 5_000_000;
+        let Ok(TaskStep::Wait(WaitFor::Until(until), data)) = world.write(40.0).await else {
+            panic!("does not wait")
+        };
+        assert_eq!((until, world.effects(), world.outcome()), (Time(5_000_000), 0, None));
+        *world.clock.0.lock().expect("not poisoned") = comes_back_s * 1_000_000;
+        let written = world.write_after(40.0, Some(&data)).await;
+        assert_eq!((written.is_ok(), world.effects()), (effects == 1, effects), "{written:?}");
+    }
+    let world = World::new(&[]);
+    *world.notebook.taken_until.lock().expect("not poisoned") = 10_000_000;
+    assert!(matches!(world.write(40.0).await, Err(TaskError::Fatal(_))), "its turn is after its deadline");
+    assert!(matches!(world.outcome(), Some(WriteOutcome::Refused { .. })));
+    assert!(matches!(world.write_after(40.0, Some(&[1])).await, Err(TaskError::Fatal(_))));
+    assert_eq!(world.effects(), 0);
 }
 
 /// A crash at each call of the journal, then a restart after `later_s`.

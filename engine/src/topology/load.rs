@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::catalog::{Catalog, find, names};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
-use crate::operator::Input;
+use crate::operator::{Input, OperatorPart};
 use crate::schema::{StreamSchema, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
+use crate::table::{NamedTable, TablePart};
 use crate::topology::fingerprint::fingerprint;
 use crate::topology::key::{Key, Kind, optional, required};
 use crate::topology::keys::check_keys;
@@ -17,11 +18,22 @@ use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
+use crate::topology::value::Table;
 
 /// Keys of `[topology]`.
 pub const TOPOLOGY_KEYS: &[Key] = &[
     optional("name", Kind::Text, "the topology's name; the file's name if left out"),
     optional("checkpoint_interval", Kind::Duration, "time between two checkpoints, \"5s\" if left out"),
+    optional(
+        "keep_runs",
+        Kind::Duration,
+        "how long runs of flows are kept after their end, \"30d\" if left out",
+    ),
+    optional(
+        "keep_runs_max",
+        Kind::Int(1, i64::MAX),
+        "most ended runs that are kept, the newest ones; 1000000 if left out",
+    ),
 ];
 /// Keys that every source has.
 pub const SOURCE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of source")];
@@ -44,10 +56,29 @@ pub const SINK_KEYS: &[Key] = &[
     ),
 ];
 
+/// Keys that every table has.
+pub const TABLE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of table")];
+
 /// Checkpoints are this far apart unless the file says otherwise.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Most nodes in one file.
 const NODES_MAX: usize = 1_000;
+
+/// Which ended runs of flows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// For so long after their end.
+    pub age: Duration,
+    /// At most so many, the newest ones.
+    pub runs_max: u64,
+}
+
+impl Default for Retention {
+    /// 30 days and a million runs.
+    fn default() -> Retention {
+        Retention { age: Duration::from_secs(30 * 86_400), runs_max: 1_000_000 }
+    }
+}
 
 /// A topology that is right as far as the engine can tell.
 pub struct Loaded {
@@ -58,8 +89,10 @@ pub struct Loaded {
     pub triggers: Vec<(NodeConfig, Input)>,
     /// Flows, keys not yet checked.
     pub flows: Vec<NodeConfig>,
-    /// Reference tables, keys not yet checked.
-    pub tables: Vec<NodeConfig>,
+    /// Reference tables.
+    pub tables: Vec<NamedTable>,
+    /// Which ended runs are kept.
+    pub retention: Retention,
     /// What the author should know.
     pub warnings: Vec<Diagnostic>,
 }
@@ -124,6 +157,7 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
             triggers: Vec::new(),
             flows: Vec::new(),
             tables: Vec::new(),
+            retention: retention(&parsed.topology),
             warnings: Vec::new(),
         },
     };
@@ -136,6 +170,14 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
     stop_on_errors(&mut builder.diagnostics)?;
     builder.loaded.warnings = builder.diagnostics;
     Ok(builder.loaded)
+}
+
+fn retention(topology: &Table) -> Retention {
+    let default = Retention::default();
+    Retention {
+        age: topology.duration("keep_runs").unwrap_or(default.age),
+        runs_max: topology.int_as("keep_runs_max").unwrap_or(default.runs_max),
+    }
 }
 
 fn stop_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), ConfigError> {
@@ -154,15 +196,17 @@ fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
         Section::Operator => find(catalog.operators, kind).map(|row| (OPERATOR_KEYS, row.keys)),
         Section::Sink => find(catalog.sinks, kind).map(|row| (SINK_KEYS, row.keys)),
         Section::Trigger => Some((&[], catalog.trigger.keys)),
-        // Their keys are checked by those who build them.
-        Section::Flow | Section::Table => return,
+        Section::Table => find(catalog.tables, kind).map(|row| (TABLE_KEYS, row.keys)),
+        // Its keys are checked by those who build it.
+        Section::Flow => return,
     };
     let Some((common, own)) = keys else {
         let known: Vec<&str> = match node.section {
             Section::Source => names(catalog.sources).collect(),
             Section::Operator => names(catalog.operators).collect(),
             Section::Sink => names(catalog.sinks).collect(),
-            Section::Trigger | Section::Flow | Section::Table => Vec::new(),
+            Section::Table => names(catalog.tables).collect(),
+            Section::Trigger | Section::Flow => Vec::new(),
         };
         out.push(
             Diagnostic::error("TG-C007", format!("there is no {word} of type `{kind}`"))
@@ -200,7 +244,7 @@ impl Builder<'_> {
             Section::Trigger => self.trigger(node),
             Section::Sink => self.sink(node),
             Section::Flow => self.loaded.flows.push(node.clone()),
-            Section::Table => self.loaded.tables.push(node.clone()),
+            Section::Table => self.table(node),
         }
     }
 
@@ -247,6 +291,11 @@ impl Builder<'_> {
             self.diagnostics.push(Diagnostic::error("TG-F014", message).at(node.name_span.clone()));
             return;
         }
+        if node.table.get("start").is_none() {
+            let message = format!("trigger `{}` starts no flow", node.name);
+            let diagnostic = Diagnostic::warning("TG-T006", message).at(node.name_span.clone());
+            self.diagnostics.push(diagnostic.help("say which: start = \"flow\""));
+        }
         if let Some(stream) = self.build_operator(node, self.catalog.trigger.build) {
             let input = Input { name: node.name.clone(), stream };
             self.loaded.triggers.push((node.clone(), input));
@@ -292,6 +341,24 @@ impl Builder<'_> {
                 self.diagnostics.extend(error.0);
                 None
             }
+        }
+    }
+
+    /// A table; one that is made from a stream has an operator that keeps it.
+    fn table(&mut self, node: &NodeConfig) {
+        let Some(row) = find(self.catalog.tables, &node.kind.value) else { return };
+        let Some((inputs, ports)) = self.inputs(node) else { return };
+        match (row.build)(node, self.context, &inputs) {
+            Ok(TablePart { table, columns, recorder }) => {
+                self.loaded.tables.push(NamedTable { name: node.name.clone(), columns, table });
+                if let Some(operator) = recorder {
+                    let part = OperatorPart { operator, ports: Vec::new() };
+                    let fingerprint = fingerprint(node, &inputs);
+                    let name = format!("{}.table", node.name);
+                    self.loaded.plan.operators.push(OperatorNode { name, part, inputs: ports, fingerprint });
+                }
+            }
+            Err(error) => self.diagnostics.extend(error.0),
         }
     }
 

@@ -12,6 +12,10 @@ pub(super) fn check_names(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, &NodeConfig> = BTreeMap::new();
     for node in nodes {
         // A flow's name is only used by `start`, a table's by SQL.
+        if node.section == Section::Table && node.name == "trigger" {
+            let message = "a table cannot be called `trigger`: queries name the rows that fired by it";
+            out.push(Diagnostic::error("TG-T003", message).at(node.name_span.clone()));
+        }
         if matches!(node.section, Section::Flow | Section::Table) {
             continue;
         }

@@ -24,14 +24,16 @@ use tidegate_engine::flow::events::FlowEvents;
 use tidegate_engine::flow::journal::Journal;
 use tidegate_engine::flow::launcher::Launcher;
 use tidegate_engine::flow::scheduler::{SchedulerConfig, SchedulerHandle, start};
-use tidegate_engine::flow::spec::{Flows, build};
+use tidegate_engine::flow::spec::{Flows, Workshop, build};
 use tidegate_engine::operator::Input;
 use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::sink::Sink;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep, WaitFor};
 use tidegate_engine::time::{Clock, SystemClock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional};
+use tidegate_engine::topology::load::Retention;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig, Section};
-use tidegate_engine::topology::parse::parse;
+use tidegate_engine::topology::parse::parse_with;
 use tidegate_engine::topology::value::Text;
 
 /// Nothing in these tests takes longer.
@@ -110,7 +112,7 @@ const LEDGER_KEYS: &[Key] = &[
 
 /// Task tables with `ledger`, and nothing else.
 pub(crate) const CATALOG: Catalog =
-    Catalog { sources: &[], operators: &[], sinks: &[], trigger: &NO_TRIGGER, tasks: &[TASKS] };
+    Catalog { sources: &[], operators: &[], sinks: &[], tables: &[], trigger: &NO_TRIGGER, tasks: &[TASKS] };
 
 static NO_TRIGGER: Row<tidegate_engine::catalog::BuildOperator> = Row {
     name: "trigger",
@@ -158,8 +160,13 @@ impl Ledger {
             let column = reads.evaluate(&context.values).expect("evaluates");
             tidegate_engine::template::display(&column, 0).expect("prints")
         });
-        let line =
-            format!("{} {} {word} {}\n", context.idempotency_key, context.attempt, read.unwrap_or_default());
+        let line = format!(
+            "{} {} {word} {} {:?}\n",
+            context.idempotency_key,
+            context.attempt,
+            read.unwrap_or_default(),
+            context.mode
+        );
         let mut file = OpenOptions::new().create(true).append(true).open(&self.path).expect("opens");
         // One write call: a kill leaves whole lines.
         file.write_all(line.as_bytes()).expect("writes");
@@ -208,7 +215,19 @@ pub(crate) fn context(folder: &Path) -> BuildContext {
 
 /// Flows of a file whose triggers read rows of `device` and `value`.
 pub(crate) fn flows(toml: &str, folder: &Path) -> Result<Flows, ConfigError> {
-    let (parsed, errors) = parse(toml);
+    let workshop = Workshop {
+        catalog: CATALOG,
+        context: context(folder),
+        tables: Vec::new(),
+        text: toml.into(),
+        variable: Arc::new(|_| None),
+    };
+    flows_of(toml, workshop)
+}
+
+/// The same, built with other tasks, expressions or tables.
+pub(crate) fn flows_of(toml: &str, workshop: Workshop) -> Result<Flows, ConfigError> {
+    let (parsed, errors) = parse_with(toml, workshop.variable.as_ref());
     assert_eq!(errors, []);
     let (mut flows, mut triggers) = (Vec::new(), Vec::new());
     for node in parsed.nodes {
@@ -222,7 +241,7 @@ pub(crate) fn flows(toml: &str, folder: &Path) -> Result<Flows, ConfigError> {
             }
         }
     }
-    build(&flows, &triggers, &CATALOG, &context(folder))
+    build(&flows, &triggers, workshop)
 }
 
 fn firing_fields(node: &NodeConfig) -> Vec<Field> {
@@ -277,11 +296,26 @@ pub(crate) struct Plant {
 
 /// Starts a file's flows with the journal in `folder`.
 pub(crate) fn plant(toml: &str, folder: &Path, active_max: usize) -> Plant {
-    let flows = Arc::new(flows(toml, folder).expect("a right file"));
+    plant_of(flows(toml, folder).expect("a right file"), folder, active_max)
+}
+
+/// Starts flows with the journal in `folder`.
+pub(crate) fn plant_of(flows: Flows, folder: &Path, active_max: usize) -> Plant {
+    plant_with(flows, folder, active_max, Retention::default())
+}
+
+/// The same, with few runs kept.
+pub(crate) fn plant_with(flows: Flows, folder: &Path, active_max: usize, retention: Retention) -> Plant {
+    let flows = Arc::new(flows);
     let journal = Journal::open(&folder.join("journal.db")).expect("opens");
     let events = FlowEvents::default();
-    let config =
-        SchedulerConfig { journal, clock: Arc::new(SystemClock), events: events.clone(), active_max };
+    let config = SchedulerConfig {
+        journal,
+        clock: Arc::new(SystemClock),
+        events: events.clone(),
+        active_max,
+        retention,
+    };
     let links = flows.links.clone();
     let scheduler = start(flows, config).expect("starts");
     let launchers = links.into_iter().map(|link| Launcher::new(link, scheduler.clone())).collect();
@@ -289,6 +323,13 @@ pub(crate) fn plant(toml: &str, folder: &Path, active_max: usize) -> Plant {
 }
 
 impl Plant {
+    /// Hands firings over as the runtime does; they are durable when it returns.
+    pub(crate) async fn fire(&mut self, batch: &RecordBatch) {
+        let launcher = self.launchers.first_mut().expect("has a trigger");
+        in_time(launcher.write(batch)).await.expect("taken");
+        in_time(launcher.flush(1)).await.expect("durable");
+    }
+
     /// Lines of the ledger: key, task, attempt, word, value.
     pub(crate) fn ledger(&self) -> Vec<Line> {
         read_ledger(&self.folder)
@@ -308,6 +349,8 @@ pub(crate) struct Line {
     pub(crate) word: String,
     /// What `reads` gave.
     pub(crate) value: String,
+    /// The mode of the flow.
+    pub(crate) mode: String,
 }
 
 /// Every line of a ledger, in order.
@@ -323,6 +366,7 @@ pub(crate) fn read_ledger(folder: &Path) -> Vec<Line> {
                 attempt: parts[1].parse().expect("a number"),
                 word: parts[2].into(),
                 value: parts[3].into(),
+                mode: parts[4].into(),
             }
         })
         .collect()

@@ -64,19 +64,29 @@ pub(super) fn diagnose(
 }
 
 /// The error of a whole query as a message at the wrong word, where it can be
-/// told.
-pub(crate) fn locate_in_query(error: &DataFusionError, text: &Text) -> Diagnostic {
+/// told. `tables` are those it may name.
+pub(crate) fn locate_in_query(error: &DataFusionError, text: &Text, tables: &[&str]) -> Diagnostic {
     if let Some(name) = unknown_column(error) {
         return Diagnostic::error("TG-X002", format!("there is no column `{name}`"))
             .at(word(text, &name))
             .label("not a column here");
     }
     let message = error.strip_backtrace();
+    if let Some(name) = between(&message, "table '", "' not found") {
+        let name = name.rsplit('.').next().unwrap_or(&name);
+        return Diagnostic::error("TG-F025", format!("there is no table `{name}`"))
+            .at(word(text, name))
+            .label("not a table here")
+            .help(format!("the tables here are {}", tables.join(", ")))
+            .suggest(name, tables.iter().copied());
+    }
     let said = message.trim_start_matches("Error during planning: ").trim_start_matches("SQL error: ");
     let said = said.lines().next().unwrap_or(said);
     Diagnostic::error("TG-F024", format!("the query cannot be planned: {}", lower_first(said)))
         .at(text.span_of(0..text.value.len()))
-        .help("it is one SELECT over `trigger`, the ids of earlier tasks, and values such as `$name`")
+        .help(
+            "it is one SELECT over `trigger`, earlier tasks by their ids, tables, and values such as `$name`",
+        )
 }
 
 fn diagnose_column(name: &str, text: &Text, scope: &DFSchema) -> Diagnostic {
@@ -201,6 +211,12 @@ fn between(text: &str, start: &str, end: &str) -> Option<String> {
 }
 
 fn lower_first(text: &str) -> String {
-    let mut chars = text.trim_end_matches('.').chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+    let text = text.trim_end_matches('.');
+    let mut chars = text.chars();
+    let (first, second) = (chars.next(), chars.next());
+    if second.is_some_and(char::is_uppercase) {
+        // An abbreviation, such as DDL.
+        return text.to_owned();
+    }
+    first.map(|first| first.to_lowercase().chain(text.chars().skip(1)).collect()).unwrap_or_default()
 }

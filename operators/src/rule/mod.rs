@@ -19,7 +19,7 @@ use tidegate_engine::time::{micros, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::part::{only_input, require_time};
+use crate::part::{named_columns, only_input, require_time};
 use judge::Spec;
 use operator::Rule;
 
@@ -58,6 +58,7 @@ const KEYS: &[Key] = &[
         Kind::Map(&Kind::Expression),
         "parameter of the flow = expression over the row that fired",
     ),
+    optional("max_starts", Kind::Text, "most runs it starts in a time, e.g. \"100/m\"; no limit if left out"),
     optional("mode", Kind::Word(&["live", "shadow"]), "shadow: firings are counted, nothing starts"),
 ];
 
@@ -102,19 +103,7 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
     };
     let when = condition("when");
     let clear_when = condition("clear_when");
-    let mut keys = Vec::new();
-    for text in config.table.texts("key") {
-        let fields = input.stream.columns.fields();
-        match fields.iter().position(|field| *field.name() == text.value) {
-            Some(index) => keys.push(index),
-            None => {
-                let names = || fields.iter().map(|field| field.name().as_str());
-                let diagnostic = Diagnostic::error("TG-X002", format!("there is no column `{}`", text.value));
-                let help = format!("the columns are {}", names().collect::<Vec<_>>().join(", "));
-                diagnostics.push(diagnostic.at(text.span.clone()).help(help).suggest(&text.value, names()));
-            }
-        }
-    }
+    let keys = named_columns(config, "key", &input.stream, &mut diagnostics);
     let mut give: Vec<(String, Arc<dyn Expression>)> = Vec::new();
     for entry in config.table.table("give").map(|table| table.entries.as_slice()).unwrap_or_default() {
         let Some(text) = entry.value.as_text() else { continue };

@@ -14,11 +14,11 @@ use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Expression;
 use tidegate_engine::operator::{MAIN_PORT, Operator, Output, Progress};
 use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::template::display;
 use tidegate_engine::time::Time;
 
 use super::judge::{KeyState, Spec, Verdict};
 use crate::narrow::{narrow, reject_rows};
+use crate::part::key_texts;
 
 const COOLING_PORT: usize = 1;
 const REJECTS_PORT: usize = 2;
@@ -108,26 +108,11 @@ impl Rule {
         Ok(Judgeable {
             batch: batch.clone(),
             times: self.input.times(batch)?,
-            keys: self.key_texts(batch)?,
+            keys: key_texts(batch, &self.parts.keys)?,
             when: condition(&self.parts.when)?,
             clear: condition(&self.parts.clear_when)?,
             done: vec![false; batch.num_rows()],
         })
-    }
-
-    /// The key of each row as text; several columns are joined by `/`.
-    fn key_texts(&self, batch: &RecordBatch) -> Result<Vec<String>, OperatorError> {
-        let mut texts = vec![String::new(); batch.num_rows()];
-        for (position, index) in self.parts.keys.iter().enumerate() {
-            let Some(column) = batch.columns().get(*index) else { continue };
-            for (row, text) in texts.iter_mut().enumerate() {
-                if position > 0 {
-                    text.push('/');
-                }
-                text.push_str(&display(column, row)?);
-            }
-        }
-        Ok(texts)
     }
 
     /// Judges every waiting row up to the watermark, in event-time order, and

@@ -16,6 +16,7 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::secret::SecretRef;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
 use tidegate_engine::template::Template;
+use tidegate_engine::time::Time;
 use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::Text;
@@ -56,6 +57,8 @@ json = { device = "{device}" }
 
 /// Longest wait for an answer; the task's own `timeout` may be shorter.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait that a peer's `Retry-After` is granted.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Largest answer that is read.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -208,7 +211,7 @@ impl Http {
         if let Some(fields) = &self.json {
             request = request.json(&body(fields, context)?);
         }
-        let (status, bytes) = send(request).await?;
+        let (status, bytes) = send(request, context).await?;
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null)))
     }
 
@@ -251,7 +254,7 @@ fn body(fields: &[(String, Field)], context: &TaskContext) -> Result<serde_json:
 }
 
 /// Sends and classifies: what may pass, what will not.
-async fn send(request: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), TaskError> {
+async fn send(request: reqwest::RequestBuilder, context: &TaskContext) -> Result<(u16, Vec<u8>), TaskError> {
     let mut answer = request.send().await.map_err(|error| {
         let class = if error.is_timeout() { "timeout" } else { "network" };
         TaskError::retry(class, error.without_url())
@@ -271,22 +274,24 @@ async fn send(request: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), TaskEr
     }
     let shown: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
     let message = format!("the server answers {status}: {shown}");
-    if status.is_server_error() {
-        return Err(TaskError::retry("5xx", message));
+    let class = match status {
+        StatusCode::TOO_MANY_REQUESTS => "429",
+        _ if status.is_server_error() => "5xx",
+        _ => return Err(TaskError::Fatal(message)),
+    };
+    let not_before = answer.headers().get(RETRY_AFTER).and_then(|value| {
+        let now = context.clock.now();
+        retry_after(value.to_str().ok()?, now).map(|time| time.min(now.plus(RETRY_AFTER_MAX)))
+    });
+    Err(TaskError::Retry { class, message, not_before })
+}
+
+/// A number of seconds, or a date as HTTP writes it (RFC 9110, 10.2.3).
+fn retry_after(text: &str, now: Time) -> Option<Time> {
+    match text.trim().parse() {
+        Ok(seconds) => Some(now.plus(Duration::from_secs(seconds))),
+        Err(_) => chrono::DateTime::parse_from_rfc2822(text).ok().map(|date| Time(date.timestamp_micros())),
     }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        let after = answer
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse().ok());
-        let not_before = after.map(|seconds| {
-            use tidegate_engine::time::{Clock, SystemClock};
-            SystemClock.now().plus(Duration::from_secs(seconds))
-        });
-        return Err(TaskError::Retry { class: "429", message, not_before });
-    }
-    Err(TaskError::Fatal(message))
 }
 
 /// Leaves only what no URL part can misread (RFC 3986, unreserved characters).
@@ -320,11 +325,11 @@ impl Poster {
     pub(super) async fn post(
         &self,
         json: &serde_json::Value,
-        idempotency_key: &str,
+        context: &TaskContext,
     ) -> Result<(), TaskError> {
-        let request =
-            self.client.post(self.url.clone()).header("Idempotency-Key", idempotency_key).json(json);
-        send(request).await.map(|_| ())
+        let key = &context.idempotency_key;
+        let request = self.client.post(self.url.clone()).header("Idempotency-Key", key).json(json);
+        send(request, context).await.map(|_| ())
     }
 }
 

@@ -1,13 +1,14 @@
 //! `mail`: one message over SMTP. The message id is made from the idempotency
 //! key, so that a mail server or reader can tell a repeat.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tidegate_engine::catalog::{BuildTask, Row};
 use tidegate_engine::diagnostic::Diagnostic;
@@ -28,6 +29,7 @@ const KEYS: &[Key] = &[
     optional("text", Kind::Template, "the message"),
     optional("user", Kind::Text, "user name at the server"),
     optional("password", Kind::Secret, "password at the server"),
+    optional("ca", Kind::Text, "PEM file with the authorities that may sign the server's certificate"),
     optional("tls", Kind::Word(&["required", "opportunistic", "none"]), "\"required\" if left out"),
 ];
 
@@ -75,12 +77,17 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
         let message = format!("`{server}` is no host and port");
         return Err(Diagnostic::error("TG-F023", message).at(table.span_of("server")).into());
     };
+    if to.is_empty() && table.texts("to").is_empty() {
+        let message = format!("task `{}` has no recipient", config.name);
+        diagnostics.push(Diagnostic::error("TG-F023", message).at(table.span_of("to")));
+    }
     let (Some(subject), Some(from), true) = (subject, from, diagnostics.is_empty()) else {
         return Err(ConfigError(diagnostics));
     };
     let task = Mail {
         host: host.to_owned(),
         port,
+        ca: table.str("ca").map(|path| context.path(path)),
         tls: table.str("tls").unwrap_or("required").to_owned(),
         login: table
             .str("user")
@@ -96,6 +103,7 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
 struct Mail {
     host: String,
     port: u16,
+    ca: Option<PathBuf>,
     tls: String,
     login: Option<(String, SecretRef)>,
     from: Mailbox,
@@ -123,6 +131,11 @@ impl Task for Mail {
         sent.map(|_| TaskStep::Done(Vec::new())).map_err(|error| {
             if error.is_permanent() {
                 TaskError::Fatal(format!("the mail server refuses: {error}"))
+            } else if error.is_client() {
+                // The two have no way to talk in common: no TLS, no kind of login.
+                TaskError::Fatal(format!("cannot talk to the mail server: {error}"))
+            } else if error.is_transient() {
+                TaskError::retry("busy", format!("the mail server refuses for now: {error}"))
             } else if error.is_timeout() {
                 TaskError::retry("timeout", error)
             } else {
@@ -138,8 +151,15 @@ impl Task for Mail {
 
 impl Mail {
     fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, TaskError> {
-        let tls =
-            TlsParameters::new(self.host.clone()).map_err(|error| TaskError::Fatal(error.to_string()))?;
+        let mut tls = TlsParameters::builder(self.host.clone());
+        if let Some(path) = &self.ca {
+            let fatal = |error: &dyn std::fmt::Display| {
+                TaskError::Fatal(format!("cannot use the authorities in {}: {error}", path.display()))
+            };
+            let pem = std::fs::read(path).map_err(|error| fatal(&error))?;
+            tls = tls.add_root_certificate(Certificate::from_pem(&pem).map_err(|error| fatal(&error))?);
+        }
+        let tls = tls.build().map_err(|error| TaskError::Fatal(error.to_string()))?;
         let tls = match self.tls.as_str() {
             "none" => Tls::None,
             "opportunistic" => Tls::Opportunistic(tls),

@@ -1,21 +1,26 @@
 //! `sql`: a query over the rows that fired (`trigger`), results of earlier
-//! tasks (by their ids), and values (`$turbine`, `$need.mm`, `$fired_at`).
-//! Planned and typed when the file is loaded.
+//! tasks (by their ids), the topology's tables, and values (`$turbine`,
+//! `$need.mm`, `$fired_at`). Planned and typed when the file is loaded; tables
+//! are read when it runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionConfig};
 use tidegate_engine::catalog::{BuildTask, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, TaskError};
 use tidegate_engine::expression::Scope;
 use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::table::ReferenceTable;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -27,7 +32,7 @@ const KEYS: &[Key] = &[required("query", Kind::Text, "one SELECT; its rows are t
 
 pub(super) const ROW: Row<BuildTask> = Row {
     name: "sql",
-    summary: "queries the rows that fired and the results of earlier tasks",
+    summary: "queries the rows that fired, the results of earlier tasks and tables",
     keys: &[KEYS],
     example: r#"[[flow.warn.task]]
 id    = "evidence"
@@ -51,18 +56,38 @@ fn build(config: &NodeConfig, _context: &BuildContext, scope: &TaskScope) -> Res
         return Err(Diagnostic::error("TG-F024", message).at(text.span.clone()).into());
     }
     let query = insert_values(text, &scope.values)?;
-    let mut tables = vec![(VALUES.to_owned(), values_schema(&scope.values), Vec::new())];
+    let mut inputs = vec![(VALUES.to_owned(), values_schema(&scope.values), Origin::Values)];
     if let Some(trigger) = &scope.trigger {
-        tables.push(("trigger".into(), Arc::clone(&trigger.columns), Vec::new()));
+        inputs.push(("trigger".into(), Arc::clone(&trigger.columns), Origin::Trigger));
     }
     for (id, result) in &scope.results {
-        tables.push((id.clone(), Arc::clone(&result.columns), Vec::new()));
+        inputs.push((id.clone(), Arc::clone(&result.columns), Origin::Result));
     }
-    let schemas = tables.iter().map(|(name, schema, _)| (name.clone(), Arc::clone(schema))).collect();
-    let planned = run(query.clone(), tables, false);
-    let planned = planned.map_err(|error| locate_in_query(&error, text))?;
-    let result = StreamSchema { columns: planned.0, time: None, time_shift_us: 0 };
-    Ok(TaskPart { task: Box::new(Sql { query, schemas }), result })
+    for table in &scope.tables {
+        inputs.push((
+            table.name.clone(),
+            Arc::clone(&table.columns),
+            Origin::Table(Arc::clone(&table.table)),
+        ));
+    }
+    let empty =
+        inputs.iter().map(|(name, schema, _)| (name.clone(), Arc::clone(schema), Vec::new())).collect();
+    let names: Vec<&str> =
+        inputs.iter().map(|(name, _, _)| name.as_str()).filter(|name| *name != VALUES).collect();
+    let planned = run(query.clone(), empty, false).map_err(|error| locate_in_query(&error, text, &names))?;
+    // What the query does not name is neither read nor handed over.
+    inputs.retain(|(name, _, _)| planned.reads.contains(name));
+    let result = StreamSchema { columns: planned.columns, time: None, time_shift_us: 0 };
+    Ok(TaskPart { task: Box::new(Sql { query, inputs }), result })
+}
+
+/// Where the rows of a table of the query come from.
+#[derive(Clone)]
+enum Origin {
+    Values,
+    Trigger,
+    Result,
+    Table(Arc<dyn ReferenceTable>),
 }
 
 /// Columns of the task's values, called by their place.
@@ -126,17 +151,19 @@ fn find_value(name: &str, scope: &Scope) -> Option<usize> {
 
 type Table = (String, SchemaRef, Vec<RecordBatch>);
 
+/// What came of a query.
+struct Answer {
+    columns: SchemaRef,
+    /// Names of the tables it reads.
+    reads: BTreeSet<String>,
+    rows: Vec<RecordBatch>,
+}
+
 /// Plans the query, and runs it if asked to, on a thread with a big stack.
-/// Answers the result's schema and rows.
-fn run(
-    query: String,
-    tables: Vec<Table>,
-    execute: bool,
-) -> Result<(SchemaRef, Vec<RecordBatch>), DataFusionError> {
-    let failed = |what: &str| DataFusionError::Internal(format!("the query's thread {what}"));
-    let work = move || {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().build().map_err(|_| failed("has no runtime"))?;
+fn run(query: String, tables: Vec<Table>, execute: bool) -> Result<Answer, DataFusionError> {
+    on_big_stack(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.map_err(|error| DataFusionError::External(error.into()))?;
         runtime.block_on(async move {
             let mut config = SessionConfig::new().with_target_partitions(1);
             config.options_mut().sql_parser.enable_ident_normalization = false;
@@ -148,48 +175,71 @@ fn run(
             let only_select =
                 SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
             let frame = context.sql_with_options(&query, only_select).await?;
-            let schema = Arc::new(frame.schema().as_arrow().clone());
+            let mut reads = BTreeSet::new();
+            frame.logical_plan().apply_with_subqueries(|plan| {
+                if let LogicalPlan::TableScan(scan) = plan {
+                    reads.insert(scan.table_name.table().to_owned());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            let columns = Arc::new(frame.schema().as_arrow().clone());
             let rows = if execute { frame.collect().await? } else { Vec::new() };
-            Ok((schema, rows))
+            Ok(Answer { columns, reads, rows })
         })
-    };
+    })
+}
+
+/// Planning recurses over the query.
+fn on_big_stack<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DataFusionError> + Send + 'static,
+) -> Result<T, DataFusionError> {
+    let failed = |what: &str| DataFusionError::Internal(format!("the query's thread {what}"));
     let thread = std::thread::Builder::new().name("sql".into()).stack_size(STACK_BYTES).spawn(work);
     thread.map_err(|_| failed("could not start"))?.join().map_err(|_| failed("has died"))?
 }
 
 struct Sql {
     query: String,
-    /// The tables that the query was planned with.
-    schemas: Vec<(String, SchemaRef)>,
+    /// The tables that the query reads.
+    inputs: Vec<(String, SchemaRef, Origin)>,
+}
+
+/// The rows of every table of the query, as they are now. May read files.
+fn gather(inputs: &[(String, SchemaRef, Origin)], context: &TaskContext) -> Result<Vec<Table>, TaskError> {
+    let mut tables = Vec::with_capacity(inputs.len());
+    for (name, schema, origin) in inputs {
+        let batches = match origin {
+            Origin::Values => vec![context.values.clone()],
+            Origin::Trigger => context.trigger_rows.clone(),
+            Origin::Result => {
+                let found = context.results.iter().find(|(id, _)| id == name);
+                found.map(|(_, rows)| rows.clone()).unwrap_or_default()
+            }
+            Origin::Table(table) => table
+                .rows()
+                .map_err(|reason| TaskError::Fatal(format!("table `{name}` cannot be read: {reason}")))?,
+        };
+        let batches: Result<Vec<RecordBatch>, _> = batches
+            .into_iter()
+            .map(|batch| RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec()))
+            .collect();
+        let batches =
+            batches.map_err(|error| TaskError::Fatal(format!("the rows of `{name}` do not fit: {error}")))?;
+        tables.push((name.clone(), Arc::clone(schema), batches));
+    }
+    Ok(tables)
 }
 
 #[async_trait]
 impl Task for Sql {
     async fn start(&self, context: &TaskContext) -> Result<TaskStep, TaskError> {
-        let tables = self.schemas.iter().map(|(name, schema)| {
-            let batches = match name.as_str() {
-                VALUES => vec![context.values.clone()],
-                "trigger" => context.trigger_rows.clone(),
-                id => context
-                    .results
-                    .iter()
-                    .find(|(name, _)| name == id)
-                    .map(|(_, rows)| rows.clone())
-                    .unwrap_or_default(),
-            };
-            let batches: Result<Vec<RecordBatch>, _> = batches
-                .into_iter()
-                .map(|batch| RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec()))
-                .collect();
-            batches.map(|batches| (name.clone(), Arc::clone(schema), batches))
+        let (query, inputs, context) = (self.query.clone(), self.inputs.clone(), context.clone());
+        let ran = tokio::task::spawn_blocking(move || {
+            let tables = gather(&inputs, &context)?;
+            run(query, tables, true).map_err(|error| TaskError::Fatal(error.strip_backtrace()))
         });
-        let tables: Result<Vec<Table>, _> = tables.collect();
-        let tables = tables.map_err(|error| TaskError::Fatal(format!("the query's tables: {error}")))?;
-        let query = self.query.clone();
-        let ran = tokio::task::spawn_blocking(move || run(query, tables, true)).await;
-        let ran = ran.map_err(|error| TaskError::Fatal(error.to_string()))?;
-        let (_, rows) = ran.map_err(|error| TaskError::Fatal(error.strip_backtrace()))?;
-        Ok(TaskStep::Done(rows))
+        let answer = ran.await.map_err(|error| TaskError::Fatal(error.to_string()))??;
+        Ok(TaskStep::Done(answer.rows))
     }
 
     fn effect(&self) -> Effect {

@@ -81,7 +81,7 @@ impl Task for TicketTask {
                 "body": ticket.body,
                 "run": context.run_id,
             });
-            push.post(&json, &context.idempotency_key).await?;
+            push.post(&json, context).await?;
         }
         done(&self.schema, vec![Arc::new(Int64Array::from(vec![number]))])
     }

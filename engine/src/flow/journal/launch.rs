@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::writer::Writing;
-use super::{Journal, JournalError};
+use super::{Answer, Journal, JournalError};
 use crate::flow::admission::{Overlap, Seen, Verdict, admit};
 use crate::flow::key::RunKey;
 use crate::flow::state::Outcome;
@@ -78,19 +78,6 @@ pub struct Launched {
     pub stop: Vec<(i64, String)>,
 }
 
-/// What the journal remembers of a trigger and key: it wins over a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// The key.
-    pub key: String,
-    /// Event time of the last firing that started something.
-    pub fired_at: Time,
-    /// Its ordinal.
-    pub ordinal: i64,
-    /// Nothing starts before this event time.
-    pub cooldown_end: Time,
-}
-
 impl Journal {
     /// Records firings in order and decides about each. Durable when it
     /// answers, in one fsync for all; a firing that is known already changes
@@ -104,31 +91,25 @@ impl Journal {
         firings: Arc<[NewFiring]>,
         now: Time,
     ) -> Result<Vec<Launched>, JournalError> {
-        self.write(move |writing| {
+        let answer = self.begin_launch(rules, firings, now).await?;
+        answer.wait().await
+    }
+
+    /// Hands firings over as `launch` does; they are durable when the answer
+    /// is there. What is handed over meanwhile shares its fsync.
+    ///
+    /// # Errors
+    /// The disk has failed before.
+    pub(in crate::flow) async fn begin_launch(
+        &self,
+        rules: Arc<LaunchRules>,
+        firings: Arc<[NewFiring]>,
+        now: Time,
+    ) -> Result<Answer<Vec<Launched>>, JournalError> {
+        self.begin(move |writing| {
             firings.iter().map(|firing| launch_one(writing, &rules, firing, now)).collect()
         })
         .await
-    }
-
-    /// What is remembered of a trigger's keys, for the rule that watches it.
-    ///
-    /// # Errors
-    /// The journal cannot be read.
-    pub fn memories(&self, topology: &str, trigger: &str) -> Result<Vec<Memory>, JournalError> {
-        self.read(|sql| {
-            let mut statement = sql.prepare_cached(
-                "SELECT key, fired_at, ordinal, cooldown_end FROM trigger_memory WHERE topology = ?1 AND trigger = ?2",
-            )?;
-            let rows = statement.query_map((topology, trigger), |row| {
-                Ok(Memory {
-                    key: row.get(0)?,
-                    fired_at: Time(row.get(1)?),
-                    ordinal: row.get(2)?,
-                    cooldown_end: Time(row.get(3)?),
-                })
-            })?;
-            rows.collect()
-        })
     }
 }
 
@@ -171,7 +152,7 @@ fn launch_one(
         Verdict::Skip | Verdict::Cool | Verdict::Limit => None,
     };
     insert_firing(writing, rules, firing, now, (outcome, reason, run_id))?;
-    if run_id.is_some() {
+    if run_id.is_some() && !rules.cooldown.is_zero() {
         remember(writing, rules, firing)?;
     }
     Ok(launched)

@@ -8,6 +8,7 @@ mod effects;
 mod launch;
 mod read;
 mod restore;
+mod retain;
 mod tables;
 mod writer;
 
@@ -15,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use advance::{Advanced, Record};
 pub use effects::{EffectScope, RunLedger};
-pub use launch::{LaunchRules, Launched, Memory, NewFiring, Offer};
+pub use launch::{LaunchRules, Launched, NewFiring, Offer};
 pub use read::{Counts, JournalReader, NoticeLine, RunLine, TaskLine, TicketLine, WriteLine};
 pub use restore::{OpenRun, SavedTask};
+pub use retain::OldRows;
 use writer::{Unit, Work, Writer, Writing};
 
 /// Most changes that wait for the writer; further ones wait for room.
@@ -35,6 +37,25 @@ pub struct JournalError(pub String);
 impl JournalError {
     fn new(file: &str, error: &rusqlite::Error) -> JournalError {
         JournalError(format!("the journal {file} cannot be used: {error}"))
+    }
+}
+
+/// What will become of a change that was handed over.
+pub(super) struct Answer<T> {
+    receiver: oneshot::Receiver<Result<T, JournalError>>,
+    /// The error if the writer is gone.
+    closed: JournalError,
+}
+
+impl<T> Answer<T> {
+    /// Waits until the change is durable.
+    pub(super) async fn wait(self) -> Result<T, JournalError> {
+        self.receiver.await.unwrap_or(Err(self.closed))
+    }
+
+    /// Whether `wait` would not wait.
+    pub(super) fn is_there(&mut self) -> bool {
+        !self.receiver.is_empty() || self.receiver.is_terminated()
     }
 }
 
@@ -99,9 +120,17 @@ impl Journal {
         &self,
         work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
-        let (reply, answer) = oneshot::channel();
+        self.begin(work).await?.wait().await
+    }
+
+    /// Hands `work` over; what becomes of it is answered when it is durable.
+    async fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Answer<T>, JournalError> {
+        let (reply, receiver) = oneshot::channel();
         self.send(work, Some(reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(self.closed()))
+        Ok(Answer { receiver, closed: self.closed() })
     }
 
     /// Hands `work` over without waiting for the disk. It is durable before
@@ -113,6 +142,19 @@ impl Journal {
         self.send(work, None).await
     }
 
+    /// As `post`, where nobody can wait: an error if too much is waiting.
+    fn post_now(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), JournalError> {
+        if let Some(poison) = self.poison.get() {
+            return Err(poison.clone());
+        }
+        let permit = Arc::clone(&self.room).try_acquire_owned();
+        let permit = permit.map_err(|_| JournalError(format!("the journal {} is busy", self.file)))?;
+        self.hand_over(work, None, permit)
+    }
+
     async fn send<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -122,6 +164,15 @@ impl Journal {
             return Err(poison.clone());
         }
         let permit = Arc::clone(&self.room).acquire_owned().await.map_err(|_| self.closed())?;
+        self.hand_over(work, reply, permit)
+    }
+
+    fn hand_over<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+        reply: Option<oneshot::Sender<Result<T, JournalError>>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), JournalError> {
         let unit = Unit::new(work, reply, permit);
         let sender = self.sender.as_ref().ok_or_else(|| self.closed())?;
         // The permit stands for a place in the channel, so this never waits.

@@ -138,7 +138,10 @@ impl JournalReader {
         Ok(JournalReader { connection, file })
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, JournalError> {
+    pub(super) fn look<T>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, JournalError> {
         look(&self.connection).map_err(|error| JournalError::new(&self.file, &error))
     }
 

@@ -1,7 +1,9 @@
 //! Runs that have not ended, as a restart needs them: everything a run knew is
 //! in the journal.
 
-use rusqlite::{OptionalExtension, Row};
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Journal, JournalError};
 use crate::flow::key::RunKey;
@@ -17,6 +19,8 @@ pub struct OpenRun {
     pub run_key: RunKey,
     /// The flow.
     pub flow: String,
+    /// The revision of the flow that it began with.
+    pub revision: String,
     /// The trigger.
     pub trigger: String,
     /// Where it stood.
@@ -87,7 +91,7 @@ impl Journal {
             let mut statement = sql.prepare_cached(
                 "SELECT id, run_key, flow, trigger, state, fired_at, recorded_at, started_at, params, stop,
                         ifnull((SELECT f.rows FROM firings AS f WHERE f.fired_at = runs.fired_at AND f.run_key = runs.run_key), x''),
-                        closing, closing_reason
+                        closing, closing_reason, revision
                  FROM runs WHERE id = ?1 AND ended_at IS NULL",
             )?;
             let Some(mut run) = statement.query_row([id], open_run).optional()? else { return Ok(None) };
@@ -100,11 +104,60 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Keeps the text of the file for these flows and their revisions, before
+    /// anything that is written later, and forgets those that neither this
+    /// file nor an open run has.
+    ///
+    /// # Errors
+    /// The disk has failed before.
+    pub fn keep_revisions(
+        &self,
+        topology: &str,
+        flows: Vec<(String, String)>,
+        text: Arc<str>,
+        now: Time,
+    ) -> Result<(), JournalError> {
+        let topology = topology.to_owned();
+        self.post_now(move |writing| {
+            let insert = "INSERT INTO revisions (topology, flow, revision, seen_at, text)
+                          VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at";
+            let mut statement = writing.sql.prepare_cached(insert)?;
+            for (flow, revision) in &flows {
+                statement.execute(params![topology, flow, revision, now.0, &*text])?;
+            }
+            let delete = "DELETE FROM revisions WHERE topology = ?1 AND seen_at < ?2 AND NOT EXISTS (
+                              SELECT 1 FROM runs INDEXED BY runs_open WHERE runs.topology = revisions.topology
+                              AND runs.flow = revisions.flow AND runs.revision = revisions.revision
+                              AND runs.ended_at IS NULL)";
+            writing.sql.prepare_cached(delete)?.execute(params![topology, now.0]).map(|_| ())
+        })
+    }
+
+    /// The file that had this revision of a flow; `None` if it is not kept.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn revision_text(
+        &self,
+        topology: &str,
+        flow: &str,
+        revision: &str,
+    ) -> Result<Option<String>, JournalError> {
+        self.read(|sql| {
+            let query = "SELECT text FROM revisions WHERE topology = ?1 AND flow = ?2 AND revision = ?3";
+            let mut statement = sql.prepare_cached(query)?;
+            statement.query_row((topology, flow, revision), |row| row.get(0)).optional()
+        })
+    }
+}
+
 fn open_run(row: &Row<'_>) -> rusqlite::Result<OpenRun> {
     Ok(OpenRun {
         id: row.get(0)?,
         run_key: RunKey(row.get(1)?),
         flow: row.get(2)?,
+        revision: row.get(13)?,
         trigger: row.get(3)?,
         state: word(row, 4, RunState::parse)?,
         fired_at: Time(row.get(5)?),

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::JournalError;
 
 /// Version of the tables below, in SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// Keys are integers that grow with time, or begin with one, so that inserts
 /// touch the last pages only. Times are microseconds since 1970.
@@ -127,13 +127,35 @@ CREATE TABLE trigger_memory (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What version 2 has more than version 1.
+const TABLES_2: &str = "
+CREATE TABLE revisions (
+    topology   TEXT NOT NULL,
+    flow       TEXT NOT NULL,
+    revision   TEXT NOT NULL,
+    seen_at    INTEGER NOT NULL,
+    text       TEXT NOT NULL,
+    PRIMARY KEY (topology, flow, revision)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE settled (
+    topology TEXT NOT NULL,
+    trigger  TEXT NOT NULL,
+    until    INTEGER NOT NULL,
+    PRIMARY KEY (topology, trigger)
+) STRICT, WITHOUT ROWID;
+";
+
 /// Makes the tables in a new file; checks the version of an old one.
 pub(super) fn prepare(connection: &mut Connection, file: &str) -> Result<(), JournalError> {
     let failed = |error: rusqlite::Error| JournalError::new(file, &error);
     let found = check_version(connection, file)?;
-    if found == 0 {
+    if found < VERSION {
         let transaction = connection.transaction().map_err(failed)?;
-        transaction.execute_batch(TABLES).map_err(failed)?;
+        if found == 0 {
+            transaction.execute_batch(TABLES).map_err(failed)?;
+        }
+        transaction.execute_batch(TABLES_2).map_err(failed)?;
         transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }
@@ -149,6 +171,17 @@ pub(super) fn check_version(connection: &Connection, file: &str) -> Result<i64, 
         return Err(JournalError(format!(
             "the journal {file} has version {found}, but this tidegate knows versions up to {VERSION}; use a newer tidegate"
         )));
+    }
+    let tables = |names: &str| {
+        let query = format!("SELECT count(*) FROM sqlite_schema WHERE type = 'table' {names}");
+        let count = connection.query_row(&query, (), |row| row.get::<_, i64>(0));
+        count.map_err(|error| JournalError::new(file, &error))
+    };
+    // An empty file is a new journal; a file of somebody else's is left alone.
+    let ours =
+        if found == 0 { tables("")? == 0 } else { tables("AND name IN ('firings', 'runs', 'tasks')")? == 3 };
+    if !ours {
+        return Err(JournalError(format!("{file} is no journal of tidegate; it is left as it is")));
     }
     Ok(found)
 }

@@ -62,7 +62,6 @@ async fn a_firing_is_found_again_even_after_a_restart() {
     assert_eq!(journal.open_runs("plant", 0, 10).expect("reads"), [run]);
     let open = journal.open_run(run).expect("reads").expect("is open");
     assert_eq!((open.rows, open.params, open.fired_at), (vec![1, 2, 3], vec![9], Time(5)));
-    assert_eq!(journal.memories("plant", "hot").expect("reads").len(), 1);
 }
 
 #[tokio::test]

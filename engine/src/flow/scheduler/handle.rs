@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::former::FormerFlows;
 use super::{BACKLOG_MAX, SchedulerConfig};
 use crate::flow::events::FlowEvents;
 use crate::flow::journal::{Journal, JournalError, RunLine};
@@ -13,6 +14,7 @@ use crate::flow::key::RunKey;
 use crate::flow::run::RunEvent;
 use crate::flow::spec::{Flow, Flows};
 use crate::time::{Clock, Time};
+use crate::topology::load::Retention;
 
 /// A run that may start, with all it needs: nothing is read again.
 #[derive(Clone)]
@@ -52,10 +54,12 @@ pub(super) enum Command {
 /// What the loop, the runs and the handles share.
 pub(super) struct Shared {
     pub(super) flows: Arc<Flows>,
+    pub(super) former: FormerFlows,
     pub(super) journal: Arc<Journal>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) events: FlowEvents,
     pub(super) active_max: usize,
+    pub(super) retention: Retention,
     pub(super) backlog: AtomicUsize,
     pub(super) room: Notify,
 }
@@ -64,10 +68,12 @@ impl Shared {
     pub(super) fn new(config: SchedulerConfig, flows: Arc<Flows>) -> Shared {
         Shared {
             flows,
+            former: FormerFlows::default(),
             journal: config.journal,
             clock: config.clock,
             events: config.events,
             active_max: config.active_max.max(1),
+            retention: config.retention,
             backlog: AtomicUsize::new(0),
             room: Notify::new(),
         }
@@ -154,6 +160,15 @@ impl SchedulerHandle {
             return Idle::default();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// Forgets ended runs beyond the retention now, as otherwise happens from
+    /// time to time; answers how many runs and firings.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub async fn forget_old(&self) -> Result<usize, JournalError> {
+        super::retain::forget_old(&self.shared).await
     }
 
     /// Stops: device writes under way end, all else goes on after a restart.

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::drive::{Entry, How};
+use super::former::flow_of;
 use super::handle::{NewRun, Shared};
-use crate::flow::journal::{OpenRun, Record};
+use crate::flow::journal::{JournalError, OpenRun, Record};
 use crate::flow::rows::from_bytes;
 use crate::flow::run::{Run, TaskCell};
 use crate::flow::spec::Flow;
@@ -35,18 +36,19 @@ pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<
 }
 
 async fn stored(shared: &Arc<Shared>, id: i64) -> Result<Loaded, How> {
-    let journal = Arc::clone(&shared.journal);
-    let read = tokio::task::spawn_blocking(move || journal.open_run(id)).await;
-    let found = match read {
-        Ok(Ok(Some(found))) => found,
+    let reader = Arc::clone(shared);
+    let read = tokio::task::spawn_blocking(move || {
+        let found = reader.journal.open_run(id)?;
+        Ok::<_, JournalError>(found.map(|run| (flow_of(&reader, &run), run)))
+    });
+    let (flow, found) = match read.await {
+        Ok(Ok(Some((Ok(flow), found)))) => (flow, found),
+        Ok(Ok(Some((Err(reason), _)))) => return Err(pause(shared, id, reason).await),
         Ok(Ok(None)) => return Err(How::Over(None)),
         Ok(Err(error)) => return Err(How::Lost(error.0)),
         Err(error) => return Err(How::Lost(error.to_string())),
     };
-    let Some(flow) = shared.flows.find(&found.flow) else {
-        let reason = format!("flow {} is no longer in the file", found.flow);
-        return Err(pause(shared, id, reason).await);
-    };
+    let flow = &flow;
     if found.state == RunState::Queued
         && let Some(reason) = expired(flow, &found, shared)
     {

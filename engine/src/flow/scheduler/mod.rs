@@ -4,8 +4,10 @@
 
 mod attempt;
 mod drive;
+mod former;
 mod handle;
 mod load;
+mod retain;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -27,6 +29,7 @@ use super::key::run_id_text;
 use super::run::RunEvent;
 use super::spec::Flows;
 use crate::time::{Clock, Time};
+use crate::topology::load::Retention;
 
 /// Most runs in memory at once, unless said otherwise.
 pub const ACTIVE_MAX: usize = 512;
@@ -47,6 +50,8 @@ pub struct SchedulerConfig {
     pub events: FlowEvents,
     /// Most runs in memory at once.
     pub active_max: usize,
+    /// Which ended runs are kept.
+    pub retention: Retention,
 }
 
 /// Starts the scheduler of a topology's flows on the current runtime. Open
@@ -56,6 +61,9 @@ pub struct SchedulerConfig {
 /// The journal cannot be read.
 pub fn start(flows: Arc<Flows>, config: SchedulerConfig) -> Result<SchedulerHandle, JournalError> {
     let backlog = config.journal.open_runs(&flows.topology, 0, usize::MAX)?;
+    let revisions = flows.flows.iter().map(|flow| (flow.name.clone(), flow.revision.clone())).collect();
+    let text = Arc::clone(&flows.workshop.text);
+    config.journal.keep_revisions(&flows.topology, revisions, text, config.clock.now())?;
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let shared = Arc::new(Shared::new(config, flows));
     let handle = SchedulerHandle::new(sender, Arc::clone(&shared));
@@ -96,6 +104,9 @@ struct Scheduler {
 
 impl Scheduler {
     async fn serve(mut self) {
+        // Aborted with the loop, when it is dropped.
+        let mut retaining = JoinSet::new();
+        retaining.spawn(retain::retain(Arc::clone(&self.shared)));
         loop {
             self.fill();
             self.answer_idle();

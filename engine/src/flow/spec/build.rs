@@ -1,30 +1,30 @@
 //! `[flow.x]` tables to checked flows: all mistakes of a flow at once.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{Field, Schema};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::graph::{Node, Order, order};
+use super::graph::{Node, order};
 use super::keys::{FLOW_KEYS, TASK_KEYS};
+use super::revision::Workshop;
+use super::tasks::{TaskBuilder, positive};
 use super::trigger::link;
-use super::{ATTEMPT_TIMEOUT, Flow, FlowTask, Flows, MAX_AGE, OnePer, TASKS_MAX};
+use super::{Flow, FlowTask, Flows, MAX_AGE, OnePer, TASKS_MAX};
 use crate::catalog::{Catalog, find, names};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
-use crate::expression::{Scope, compile_condition};
+use crate::expression::Scope;
 use crate::flow::admission::Overlap;
-use crate::flow::run::{OnFail, RetryPolicy, RunPlan, TaskPlan};
+use crate::flow::run::{RunPlan, TaskPlan};
 use crate::operator::Input;
 use crate::schema::{StreamSchema, TYPE_NAMES, parse_type};
-use crate::task::{Effect, Mode, TaskPart, TaskScope};
-use crate::time::time_type;
+use crate::table::NamedTable;
+use crate::task::Mode;
 use crate::topology::fingerprint::table_text;
 use crate::topology::keys::{check_keys, without_type};
-use crate::topology::node::{BuildContext, NodeConfig, Section};
-use crate::topology::value::{Table, Text, Value};
+use crate::topology::node::{BuildContext, NodeConfig};
+use crate::topology::value::{Table, Value};
 
 /// Names that mean something else where task ids and parameters are used.
 const RESERVED: &[&str] = &["run", "params", "trigger"];
@@ -37,16 +37,16 @@ const RESERVED: &[&str] = &["run", "params", "trigger"];
 pub fn build(
     flows: &[NodeConfig],
     triggers: &[(NodeConfig, Input)],
-    catalog: &Catalog,
-    context: &BuildContext,
+    workshop: Workshop,
 ) -> Result<Flows, ConfigError> {
     let mut out = Vec::new();
-    let mut built = Flows { topology: context.topology.clone(), flows: Vec::new(), links: Vec::new() };
+    let topology = workshop.context.topology.clone();
+    let mut built = Flows { topology, flows: Vec::new(), links: Vec::new(), workshop };
     let mut broken = Vec::new();
     for node in flows {
         let stream = trigger_stream(&node.name, triggers);
         let errors_before = out.len();
-        match build_flow(node, stream, catalog, context, &mut out) {
+        match build_flow(node, stream, &built.workshop, &mut out) {
             Some(flow) if out.len() == errors_before => built.flows.push(Arc::new(flow)),
             Some(_) | None => broken.push(node.name.as_str()),
         }
@@ -70,11 +70,11 @@ fn trigger_stream(flow: &str, triggers: &[(NodeConfig, Input)]) -> Option<Stream
     streams.all(|other| other.columns == first.columns).then_some(first)
 }
 
-fn build_flow(
+/// Checks and builds one flow; `None`, with messages, if it is wrong.
+pub(super) fn build_flow(
     node: &NodeConfig,
     trigger: Option<StreamSchema>,
-    catalog: &Catalog,
-    context: &BuildContext,
+    workshop: &Workshop,
     out: &mut Vec<Diagnostic>,
 ) -> Option<Flow> {
     let what = format!("flow `{}`", node.name);
@@ -82,7 +82,7 @@ fn build_flow(
     check_keys(&node.table, &[FLOW_KEYS], &what, &node.name_span, out);
     let tables = task_tables(node, &what, out);
     for (table, _) in &tables {
-        check_task_keys(table, &what, catalog, out);
+        check_task_keys(table, &what, &workshop.catalog, out);
     }
     if out.len() > before {
         return None;
@@ -92,20 +92,19 @@ fn build_flow(
         .iter()
         .filter_map(|(table, finally)| table.text("id").map(|id| Node { id, table, finally: *finally }))
         .collect();
-    check_ids(&nodes, &params, out);
+    check_ids(&nodes, &params, &workshop.tables, out);
     let order = order(&nodes, out);
     if out.len() > before {
         return None;
     }
-    let mut builder =
-        TaskBuilder { nodes: &nodes, order: &order, params: &params, trigger, catalog, context, out };
+    let mut builder = TaskBuilder { nodes: &nodes, order: &order, params: &params, trigger, workshop, out };
     let mut tasks = Vec::new();
     for place in 0..order.file_index.len() {
         let task = builder.task(place, &tasks);
         tasks.push(task);
     }
     let (plans, tasks) = tasks.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip();
-    finish(node, params, plans, tasks, context, out)
+    finish(node, params, plans, tasks, &workshop.context, out)
 }
 
 fn finish(
@@ -203,7 +202,7 @@ fn params(node: &NodeConfig, what: &str, out: &mut Vec<Diagnostic>) -> Schema {
     Schema::new(fields)
 }
 
-fn check_ids(nodes: &[Node<'_>], params: &Schema, out: &mut Vec<Diagnostic>) {
+fn check_ids(nodes: &[Node<'_>], params: &Schema, tables: &[NamedTable], out: &mut Vec<Diagnostic>) {
     for node in nodes {
         let id = node.id.value.as_str();
         let fine = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -213,6 +212,8 @@ fn check_ids(nodes: &[Node<'_>], params: &Schema, out: &mut Vec<Diagnostic>) {
             format!("a task cannot be called `{id}`: the word means something else in expressions")
         } else if params.field_with_name(id).is_ok() {
             format!("a task and a parameter are both called `{id}`")
+        } else if tables.iter().any(|table| table.name == id) {
+            format!("a task and a table are both called `{id}`")
         } else if !fine {
             format!("`{id}` cannot be the id of a task")
         } else {
@@ -240,154 +241,5 @@ fn one_per(
             out.push(if diagnostic.help.is_none() { diagnostic.help(help) } else { diagnostic });
             None
         }
-    }
-}
-
-/// A time that must not be zero.
-fn positive(table: &Table, key: &str, out: &mut Vec<Diagnostic>) -> Option<Duration> {
-    let found = table.duration(key)?;
-    if found.is_zero() {
-        let message = format!("`{key}` must be longer than no time at all");
-        out.push(Diagnostic::error("TG-F012", message).at(table.span_of(key)));
-    }
-    Some(found)
-}
-
-type BuiltTask = (TaskPlan, FlowTask);
-
-struct TaskBuilder<'a> {
-    nodes: &'a [Node<'a>],
-    order: &'a Order,
-    params: &'a Schema,
-    trigger: Option<StreamSchema>,
-    catalog: &'a Catalog,
-    context: &'a BuildContext,
-    out: &'a mut Vec<Diagnostic>,
-}
-
-impl TaskBuilder<'_> {
-    /// Builds the task at this place of the order. `None` if it is wrong, or
-    /// if it sees one that is, which has been reported already.
-    fn task(&mut self, place: usize, before: &[Option<BuiltTask>]) -> Option<BuiltTask> {
-        let node = self.nodes.get(*self.order.file_index.get(place)?)?;
-        let kind = node.table.text("type")?;
-        let row = find(self.catalog.tasks, &kind.value)?;
-        let after = self.order.after.get(place)?.clone();
-        let sees = self.sees(place, node.finally, before.len());
-        let built = |index: &usize| before.get(*index)?.as_ref().map(|(_, task)| task);
-        let seen: Vec<&FlowTask> = sees.iter().map(built).collect::<Option<_>>()?;
-        let scope = self.scope(&seen);
-        let config = NodeConfig {
-            section: Section::Flow,
-            name: node.id.value.clone(),
-            name_span: node.id.span.clone(),
-            kind: kind.clone(),
-            table: node.table.clone(),
-        };
-        let part = match (row.build)(&config, self.context, &scope) {
-            Ok(part) => part,
-            Err(error) => {
-                self.out.extend(error.0);
-                return None;
-            }
-        };
-        let condition = node.table.text("if").and_then(|text| self.condition(text, &scope.values));
-        let device = part.task.effect() == Effect::Device;
-        let plan = self.plan(node, after, condition.is_some(), device);
-        let timeout = positive(node.table, "timeout", self.out).unwrap_or(ATTEMPT_TIMEOUT);
-        let TaskPart { task, result } = part;
-        let values = Arc::new(Schema::new(
-            scope.values.columns.iter().map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>(),
-        ));
-        let (id, kind) = (config.name, kind.value.clone());
-        Some((plan, FlowTask { id, kind, condition, timeout, task, result, sees, values }))
-    }
-
-    fn condition(&mut self, text: &Text, scope: &Scope) -> Option<Arc<dyn crate::expression::Expression>> {
-        compile_condition(self.context.expressions.as_ref(), text, scope)
-            .map_err(|diagnostic| self.out.push(diagnostic))
-            .ok()
-    }
-
-    fn plan(&mut self, node: &Node<'_>, after: Vec<usize>, conditional: bool, device: bool) -> TaskPlan {
-        let on_fail = node.table.str("on_fail").and_then(OnFail::parse).unwrap_or(OnFail::Pause);
-        TaskPlan {
-            id: node.id.value.clone(),
-            after,
-            always: node.table.str("run") == Some("always"),
-            conditional,
-            finally: node.finally,
-            device,
-            retry: retry(node.table.table("retry"), self.out),
-            on_fail,
-        }
-    }
-
-    /// The tasks that have certainly ended before: those it waits for, and
-    /// those they wait for; for `finally` tasks all others too.
-    fn sees(&self, place: usize, finally: bool, before: usize) -> Vec<usize> {
-        let mut seen: BTreeSet<usize> = BTreeSet::new();
-        let mut open: Vec<usize> = self.order.after.get(place).cloned().unwrap_or_default();
-        if finally {
-            let ordinary = |index: &usize| {
-                let node = self.order.file_index.get(*index).and_then(|file| self.nodes.get(*file));
-                node.is_some_and(|node| !node.finally)
-            };
-            open.extend((0..before).filter(ordinary));
-        }
-        while let Some(index) = open.pop() {
-            if seen.insert(index) {
-                open.extend(self.order.after.get(index).into_iter().flatten());
-            }
-        }
-        seen.into_iter().collect()
-    }
-
-    fn scope(&self, seen: &[&FlowTask]) -> TaskScope {
-        let mut values = Scope::of(self.params)
-            .with(Some("run"), Field::new("id", DataType::Utf8, false))
-            .with(Some("run"), Field::new("fired_at", time_type(), false));
-        for task in seen {
-            for field in task.result.columns.fields() {
-                // NULL where the task was skipped or gave no row.
-                values = values.with(Some(&task.id), field.as_ref().clone().with_nullable(true));
-            }
-        }
-        let results = seen.iter().map(|task| (task.id.clone(), task.result.clone())).collect();
-        TaskScope { values, trigger: self.trigger.clone(), results }
-    }
-}
-
-fn retry(table: Option<&Table>, out: &mut Vec<Diagnostic>) -> RetryPolicy {
-    let default = RetryPolicy::default();
-    let Some(table) = table else { return default };
-    let waits: Vec<Duration> = table
-        .get("wait")
-        .map(Value::items)
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|item| {
-            item.as_text().and_then(|text| crate::topology::value::parse_duration(&text.value))
-        })
-        .collect();
-    let mut in_range = |key: &str, low: f64, high: f64| {
-        let found = table.number(key)?;
-        if !(low..=high).contains(&found) {
-            let message = format!("`{key}` of `retry` must be from {low} to {high}, not {found}");
-            out.push(Diagnostic::error("TG-F011", message).at(table.span_of(key)));
-        }
-        Some(found)
-    };
-    let factor = in_range("factor", 1.0, 1_000.0);
-    let jitter = in_range("jitter", 0.0, 1.0);
-    let texts = |key| table.texts(key).into_iter().map(|text| text.value.clone()).collect();
-    RetryPolicy {
-        times: table.int_as("times").unwrap_or(default.times),
-        factor: factor.unwrap_or(if waits.is_empty() { default.factor } else { 1.0 }),
-        waits: if waits.is_empty() { default.waits } else { waits },
-        wait_max: table.duration("max_wait").unwrap_or(default.wait_max),
-        jitter: jitter.unwrap_or(default.jitter),
-        on: texts("on"),
-        never: texts("never"),
     }
 }

@@ -4,6 +4,8 @@
 mod build;
 mod graph;
 mod keys;
+mod revision;
+mod tasks;
 mod trigger;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 
 pub use build::build;
 pub use keys::{FLOW_KEYS, RETRY_KEYS, TASK_KEYS};
+pub use revision::{Variable, Workshop};
 pub use trigger::TriggerLink;
 
 use super::admission::Overlap;
@@ -36,6 +39,8 @@ pub struct Flows {
     pub flows: Vec<Arc<Flow>>,
     /// One for each trigger that starts a flow.
     pub links: Vec<TriggerLink>,
+    /// What they were built with.
+    pub workshop: Workshop,
 }
 
 impl Flows {

@@ -1,0 +1,41 @@
+//! The contract of a table: reference rows that the queries of flows name.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::operator::Operator;
+
+/// Rows that stand beside the streams. Each look gives them as they are now.
+pub trait ReferenceTable: Send + Sync + fmt::Debug {
+    /// All rows, with the columns of `TablePart::columns`. May read a file:
+    /// called only where waiting is allowed.
+    ///
+    /// # Errors
+    /// A sentence naming the file and, where one is to blame, its line.
+    fn rows(&self) -> Result<Vec<RecordBatch>, String>;
+}
+
+/// A table, built and checked.
+pub struct TablePart {
+    /// The table.
+    pub table: Arc<dyn ReferenceTable>,
+    /// Its columns.
+    pub columns: SchemaRef,
+    /// The operator that keeps the table, where it is made from a stream. It
+    /// gives no rows, and its state is what the table holds.
+    pub recorder: Option<Box<dyn Operator>>,
+}
+
+/// A table under the name that queries give it.
+#[derive(Clone, Debug)]
+pub struct NamedTable {
+    /// The word after `table.`.
+    pub name: String,
+    /// Its columns.
+    pub columns: SchemaRef,
+    /// The table.
+    pub table: Arc<dyn ReferenceTable>,
+}
