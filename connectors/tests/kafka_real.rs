@@ -106,7 +106,7 @@ async fn two_members_share_the_partitions_and_one_takes_all_over() {
                 let next = tokio::time::timeout(Duration::from_millis(200), part.source.next()).await;
                 if let Ok(Ok(tidegate_engine::source::Polled::Rows(rows))) = next {
                     part.source.committer().expect("has one").commit(&rows.position).await.expect("is left");
-                    let item = support::Read { items: vec![rows], ended: false };
+                    let item = support::Read { items: vec![rows], ..support::Read::default() };
                     seen.extend(item.numbers("n"));
                 }
             }

@@ -102,7 +102,10 @@ impl Reader {
                     wait = Duration::ZERO;
                 }
                 Some(Err(error)) => return self.on_error(&error),
-                None => return Ok(()),
+                None => {
+                    self.context().slots().drained();
+                    return Ok(());
+                }
             }
         }
     }
@@ -128,18 +131,18 @@ impl Reader {
             }
             self.stall()?;
         }
-        let context = self.context();
-        let rows = context.slots().finish(context.clock.now())?;
-        context.link.connected.store(true, Ordering::Release);
-        self.link.handoff.push(Given::Rows(rows));
-        Ok(())
+        self.context().hand_over()
     }
 
     /// Waits for room; after a second with fetching paused, still polling.
     fn stall(&self) -> Result<(), ConnectorError> {
-        if self.link.handoff.wait_room(PAUSE_AFTER) {
-            return Ok(());
-        }
+        self.link.stalled.store(true, Ordering::Release);
+        let waited = if self.link.handoff.wait_room(PAUSE_AFTER) { Ok(()) } else { self.pause_until_room() };
+        self.link.stalled.store(false, Ordering::Release);
+        waited
+    }
+
+    fn pause_until_room(&self) -> Result<(), ConnectorError> {
         metrics::counter!("tidegate_kafka_pauses_total", "node" => self.context().node.clone()).increment(1);
         self.pause()?;
         while !self.link.is_stopping() && !self.link.handoff.wait_room(PAUSED_WAIT) {
@@ -164,19 +167,12 @@ impl Reader {
 
     fn is_at_end(&self) -> bool {
         let context = self.context();
-        let slots = context.slots();
-        context.was_assigned.load(Ordering::Acquire)
-            && slots.is_empty()
-            && slots.iter().filter(|slot| slot.assigned).all(super::slots::Slot::is_at_end)
+        context.was_assigned.load(Ordering::Acquire) && context.slots().are_at_end()
     }
 
     /// What stops the reading, and what is only worth a line.
     fn on_error(&self, error: &KafkaError) -> Result<(), ConnectorError> {
         let context = self.context();
-        if let KafkaError::PartitionEOF(partition) = error {
-            context.slots().reached_end(*partition);
-            return Ok(());
-        }
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
             return Err(ConnectorError::Lost(format!("kafka: {error}")));
         }

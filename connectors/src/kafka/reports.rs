@@ -56,8 +56,6 @@ impl ClientContext for Reports {
         metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind)
             .increment(1);
     }
-
-    fn stats_raw(&self, _statistics: &[u8]) {}
 }
 
 impl ProducerContext<NoCustomPartitioner> for Reports {

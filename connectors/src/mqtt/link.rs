@@ -55,7 +55,9 @@ pub(super) enum Event {
     },
     /// Our good-bye was sent.
     Closed,
-    /// Something of no interest here.
+    /// The broker gave a sign of life, and that is all.
+    Heard,
+    /// We sent something of no interest here.
     Other,
 }
 

@@ -23,6 +23,7 @@ use topic::Pattern;
 
 mod acks;
 mod columns;
+mod heard;
 mod link;
 mod memory;
 mod publish;

@@ -172,7 +172,7 @@ async fn poll(
                 }
             }
             // Until the broker has closed the connection: then it has read everything.
-            Event::Closed | Event::Message(_) | Event::Subscribed(_) | Event::Other => {}
+            Event::Closed | Event::Message(_) | Event::Subscribed(_) | Event::Heard | Event::Other => {}
         }
     }
 }

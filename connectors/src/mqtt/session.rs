@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::heard::Heard;
 use super::link::{Broken, Event, Incoming, Link, Requests};
 use super::memory::{Memory, Plan, Subscriptions, plan};
 
@@ -36,6 +37,7 @@ pub(super) struct Session {
     pub(super) room: Arc<Semaphore>,
     pub(super) room_bytes: usize,
     pub(super) watchdog: Duration,
+    pub(super) heard: Arc<Heard>,
     /// Told once, when messages can come.
     pub(super) ready: Option<oneshot::Sender<()>>,
     pub(super) count: u64,
@@ -55,13 +57,18 @@ impl Session {
                     ));
                 }
             };
+            if !matches!(event, Event::Sent(_) | Event::Closed | Event::Other) {
+                self.heard.now();
+            }
             let ended = match event {
                 Event::Connected(welcome) => self.on_connected(welcome.session_present),
                 Event::Subscribed(answers) => self.on_subscribed(&answers),
                 Event::Message(message) => self.on_message(message).await,
                 // The broker closes the connection when it has read our good-bye, and all
                 // acknowledgements before it: the next connection must not overtake them.
-                Event::Closed | Event::Sent(_) | Event::Acknowledged { .. } | Event::Other => None,
+                Event::Closed | Event::Sent(_) | Event::Acknowledged { .. } | Event::Heard | Event::Other => {
+                    None
+                }
             };
             if let Some(broken) = ended {
                 return broken;

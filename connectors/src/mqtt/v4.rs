@@ -127,7 +127,7 @@ fn incoming(packet: Packet) -> Event {
         }
         Packet::PubAck(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
         Packet::PubComp(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
-        _ => Event::Other,
+        _ => Event::Heard,
     }
 }
 

@@ -134,12 +134,12 @@ fn incoming(packet: Packet) -> Event {
             Event::Acknowledged { packet: answer.pkid, refused: by_puback(answer.reason) }
         }
         Packet::PubRec(answer) => match by_pubrec(answer.reason) {
-            None => Event::Other,
+            None => Event::Heard,
             refused => Event::Acknowledged { packet: answer.pkid, refused },
         },
         // Any reason in a PUBCOMP means that the broker completed the message before.
         Packet::PubComp(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
-        _ => Event::Other,
+        _ => Event::Heard,
     }
 }
 
