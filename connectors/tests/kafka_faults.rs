@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use arrow::array::AsArray;
 use support::kafka::{Given, Mock, committed, produce};
 use support::topology::build_context;
-use support::{assert_each_once, is_silent, read, source, until};
+use support::{LIMIT, assert_each_once, is_silent, read, source, until};
 
 fn keys(mock: &Mock, more: &str) -> String {
     format!("{}topics = [\"t\"]\nformat = \"json\"\nschema = {{ n = \"int64\" }}\n{more}", mock.brokers())
@@ -58,12 +58,13 @@ async fn k2_all_brokers_down_at_the_start_is_waited_for() {
     produce(&mock.servers, "t", numbered(0..100));
     mock.all_down();
     let mut part = source("kafka", &keys(&mock, ""), &build_context());
-    let opening = Instant::now();
-    part.source.open(None).await.expect("a broker that is away is no error");
-    assert!(opening.elapsed() < Duration::from_secs(1), "open waited {:?}", opening.elapsed());
-    assert!(is_silent(part.source.as_mut(), Duration::from_secs(3)).await);
-    assert_eq!(part.source.silence().expect("tells").known_until(0), None);
-    mock.all_up();
+    {
+        let mut opening = std::pin::pin!(part.source.open(None));
+        let early = tokio::time::timeout(Duration::from_secs(3), &mut opening).await;
+        assert!(early.is_err(), "a broker that is away is no error: {early:?}");
+        mock.all_up();
+        tokio::time::timeout(LIMIT, opening).await.expect("in time").expect("opens");
+    }
     assert_eq!(read(part.source.as_mut(), 100).await.rows(), 100);
     part.source.close().await.expect("closes");
 }
@@ -148,6 +149,12 @@ async fn k13_a_stop_with_the_brokers_away_ends_within_the_grace() {
     mock.all_down();
     // A commit is on its way that can never be answered.
     part.source.committer().expect("has one").commit(&all.position()).await.expect("is left");
+    let stop = Instant::now();
+    part.source.close().await.expect("closes");
+    assert!(stop.elapsed() < Duration::from_secs(7), "closed after {:?}", stop.elapsed());
+    // The same for one that was never connected.
+    let opened = tokio::time::timeout(Duration::from_millis(500), part.source.open(None)).await;
+    assert!(opened.is_err(), "opened without a broker");
     let stop = Instant::now();
     part.source.close().await.expect("closes");
     assert!(stop.elapsed() < Duration::from_secs(7), "closed after {:?}", stop.elapsed());

@@ -14,11 +14,10 @@ mod support;
 
 use support::kafka::{Given, Mock, committed, produce};
 use support::topology::build_context;
-use support::{assert_each_once, is_silent, read, read_to_end, source, until, within};
+use support::{assert_each_once, read, read_to_end, source, until};
 use tidegate_engine::topology::node::BuildContext;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 fn numbered(range: std::ops::Range<i64>, partitions: i64) -> Vec<Given> {
     let partition = |n: i64| i32::try_from(n % partitions).expect("small");
@@ -214,58 +213,7 @@ async fn once_says_which_topic_is_missing() {
         .expect("the mock takes it");
     let context = BuildContext { once: true, ..build_context() };
     let mut part = source("kafka", &keys(&mock, "").replace("[\"t\"]", "[\"gone\"]"), &context);
-    part.source.open(None).await.expect("opens");
-    let ended = tokio::time::timeout(support::LIMIT, part.source.next()).await.expect("in time");
+    let ended = tokio::time::timeout(support::LIMIT, part.source.open(None)).await.expect("in time");
     assert!(matches!(ended, Err(tidegate_engine::error::ConnectorError::Fatal(_))), "{ended:?}");
     part.source.close().await.expect("closes");
-}
-
-/// K4: a second member takes partitions over while the first one's rows are on
-/// their way; nothing that became durable is read twice.
-#[tokio::test]
-async fn revoked_partitions_are_drained_before_another_member_reads_on() {
-    let mock = Mock::new(&[("t", 4)]);
-    produce(&mock.servers, "t", numbered(0..4_000, 4));
-    let body = keys(&mock, "group = \"g\"\ndrain = \"20s\"\n");
-    let context = build_context();
-    let mut first = source("kafka", &body, &context);
-    first.source.open(None).await.expect("opens");
-    let mut by_first = read(first.source.as_mut(), 4_000).await;
-    let mut second = source("kafka", &body, &context);
-    second.source.open(None).await.expect("opens");
-    // The first member reads on until the rebalance asks it for partitions; then it waits for us.
-    let mut written = 4_000;
-    loop {
-        produce(&mock.servers, "t", numbered(written..written + 1, 4));
-        written += 1;
-        let more = within(first.source.as_mut(), Duration::from_secs(2)).await;
-        if more.items.is_empty() {
-            break;
-        }
-        by_first.items.extend(more.items);
-    }
-    assert!(is_silent(second.source.as_mut(), Duration::from_secs(2)).await, "read before the drain");
-    first.source.committer().expect("has one").commit(&by_first.position()).await.expect("is left");
-    let (mut seen, mut by_second) = (by_first.numbers("n"), 0);
-    let sharing = async {
-        while by_second == 0 || seen.len() < usize::try_from(written).expect("small") {
-            if by_second == 0 {
-                produce(&mock.servers, "t", numbered(written..written + 40, 4));
-                written += 40;
-            }
-            for (part, is_second) in [(&mut first, false), (&mut second, true)] {
-                let more = within(part.source.as_mut(), Duration::from_millis(50)).await;
-                if let Some(last) = more.items.last() {
-                    let mut committer = part.source.committer().expect("has one");
-                    committer.commit(&last.position).await.expect("is left");
-                    by_second += if is_second { more.rows() } else { 0 };
-                    seen.extend(more.numbers("n"));
-                }
-            }
-        }
-    };
-    tokio::time::timeout(support::LIMIT, sharing).await.expect("both members read in time");
-    assert_each_once(seen, 0..written);
-    first.source.close().await.expect("closes");
-    second.source.close().await.expect("closes");
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::commit::CommitDesk;
 use super::figures::Figures;
 use super::handoff::{Given, Handoff};
-use super::position::Offsets;
+use super::reports::is_refusal;
 use super::slots::Slots;
 use super::start::Start;
 use crate::seldom::Seldom;
@@ -132,17 +132,6 @@ impl Context {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
-    /// An error that passes by itself: one line now and then, and a count.
-    pub(super) fn informational(&self, error: &KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        let kind = code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
-        metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind.clone())
-            .increment(1);
-        if let Some(left_out) = self.seldom.may_say(&kind) {
-            tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka source goes on trying");
-        }
-    }
-
     /// New partitions: each gets the offset it begins at.
     fn take_over(
         &self,
@@ -165,6 +154,13 @@ impl Context {
             list.set_partition_offset(place.topic(), place.partition(), place.offset()).map_err(lost)?;
         }
         self.note_assigned(consumer, list)?;
+        for place in unknown.elements() {
+            if let (Some(slot), Offset::Offset(offset)) =
+                (self.slots().slot(place.topic(), place.partition()), place.offset())
+            {
+                slot.committed = Some(offset);
+            }
+        }
         // "Latest" must mean the first start only: what we decided is remembered by the group.
         if self.reading.start == Start::Latest && unknown.count() > 0 {
             consumer.commit(&unknown, CommitMode::Async).map_err(lost)?;
@@ -203,10 +199,12 @@ impl Context {
     /// hear how far it is durable before another member continues.
     fn give_back(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let wait = !consumer.assignment_lost() && !self.link.is_stopping();
+        if wait && let Err(error) = self.hand_over() {
+            return self.fail(error);
+        }
+        let remaining = self.slots().ours_without(list);
+        self.link.handoff.push(Given::Partitions(remaining));
         if wait {
-            if let Err(error) = self.hand_over() {
-                return self.fail(error);
-            }
             self.drain(consumer, list);
         }
         let mut slots = self.slots();
@@ -223,10 +221,19 @@ impl Context {
         Ok(())
     }
 
-    fn drain(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
+    /// Until the group knows that everything we handed over is durable. A commit
+    /// that fails, as commits in a rebalance may, is made again.
+    fn drain(&self, consumer: &BaseConsumer<Context>, revoked: &TopicPartitionList) {
         let deadline = Instant::now() + self.reading.drain;
         loop {
-            if self.is_settled(list) || self.link.is_stopping() {
+            let list = self.slots().take_uncommitted(true);
+            if list.count() > 0 {
+                let ended = consumer.commit(&list, CommitMode::Sync);
+                self.commit_callback(ended, &list);
+            }
+            // A member that the group has given up has nothing left to say.
+            let given_up = consumer.assignment_lost() || self.link.is_stopping();
+            if given_up || self.slots().are_settled(revoked) {
                 return;
             }
             if Instant::now() >= deadline {
@@ -237,38 +244,9 @@ impl Context {
                 return;
             }
             if let Some(offsets) = self.link.desk.wait(DRAIN_LOOK) {
-                let list = self.note_durable(&offsets);
-                let ended = if list.count() == 0 { Ok(()) } else { consumer.commit(&list, CommitMode::Sync) };
-                self.commit_callback(ended, &list);
+                self.slots().note_durable(&offsets);
             }
         }
-    }
-
-    fn is_settled(&self, list: &TopicPartitionList) -> bool {
-        let mut slots = self.slots();
-        list.elements()
-            .iter()
-            .all(|place| slots.slot(place.topic(), place.partition()).is_none_or(|slot| slot.is_settled()))
-    }
-
-    /// Remembers what is durable; answers what there is to commit: offsets of
-    /// our partitions that the group does not know yet.
-    pub(super) fn note_durable(&self, offsets: &Offsets) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for slot in self.slots().iter_mut().filter(|slot| slot.assigned) {
-            let Some(next) = offsets.next(&slot.topic, slot.partition) else { continue };
-            // A partition that went and came back must not be set back by an older checkpoint.
-            if slot.durable.is_some_and(|durable| durable > next) {
-                continue;
-            }
-            slot.durable = Some(next);
-            if slot.committed.is_none_or(|committed| committed < next) {
-                slot.asked = Some(next);
-                // The list is new and the offset a plain number: it cannot be refused.
-                drop(list.add_partition_offset(&slot.topic, slot.partition, Offset::Offset(next)));
-            }
-        }
-        list
     }
 }
 
@@ -293,8 +271,18 @@ impl ClientContext for Context {
         }
     }
 
+    /// Most pass by themselves: one line now and then, and a count. A password
+    /// or certificate that is refused is read anew.
     fn error(&self, error: KafkaError, reason: &str) {
-        self.informational(&error, reason);
+        let code = error.rdkafka_error_code();
+        let kind = code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
+        metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind.clone())
+            .increment(1);
+        if is_refusal(&error) {
+            self.fail(ConnectorError::Lost(format!("kafka: {reason}")));
+        } else if let Some(left_out) = self.seldom.may_say(&kind) {
+            tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka source goes on trying");
+        }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
@@ -332,8 +320,8 @@ impl ConsumerContext for Context {
         if let Err(error) = done {
             self.fail(ConnectorError::Lost(format!("kafka: the group's assignment was refused: {error}")));
         }
-        self.link.handoff.push(Given::Partitions(self.slots().ours()));
         if assigns {
+            self.link.handoff.push(Given::Partitions(self.slots().ours_without(&TopicPartitionList::new())));
             self.was_assigned.store(true, Ordering::Release);
             self.has_new.store(true, Ordering::Release);
         }
@@ -343,16 +331,7 @@ impl ConsumerContext for Context {
         let ended = if result.is_ok() { "ok" } else { "failed" };
         metrics::counter!("tidegate_kafka_commits_total", "node" => self.node.clone(), "result" => ended)
             .increment(1);
-        if result.is_ok() {
-            let mut slots = self.slots();
-            for place in offsets.elements() {
-                if let (Offset::Offset(offset), Some(slot)) =
-                    (place.offset(), slots.slot(place.topic(), place.partition()))
-                {
-                    slot.committed = slot.committed.max(Some(offset));
-                }
-            }
-        }
+        self.slots().note_commit(offsets, result.is_ok());
         self.link.desk.report(result.err().map(|error| error.to_string()));
     }
 }

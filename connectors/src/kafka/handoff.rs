@@ -89,6 +89,22 @@ impl Handoff {
         queue.in_hand == Some(partition) || queue.rounds.iter().flatten().any(is_of)
     }
 
+    /// Waits until there is something to take.
+    ///
+    /// # Errors
+    /// The reading stopped before.
+    pub(super) async fn first(&self) -> Result<(), ConnectorError> {
+        loop {
+            let filled = self.filled.notified();
+            match self.lock().rounds.front().and_then(VecDeque::front) {
+                Some(Given::Failed(error)) => return Err(error.clone()),
+                Some(Given::Rows(_) | Given::Partitions(_) | Given::End) => return Ok(()),
+                None => {}
+            }
+            filled.await;
+        }
+    }
+
     /// The next item, waiting for it. Losing the future loses no item.
     pub(super) async fn take(&self) -> Given {
         loop {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use tidegate_engine::error::ConnectorError;
@@ -183,29 +183,33 @@ impl Reader {
         if unknown && context.reading.once {
             return Err(ConnectorError::Fatal(format!("kafka: a topic does not exist: {error}")));
         }
-        context.informational(error, "");
+        // The context has said it.
         Ok(())
     }
 
     fn commit(&self) {
-        let Some(offsets) = self.link.desk.take() else { return };
-        let list = self.context().note_durable(&offsets);
+        match self.link.desk.take() {
+            Some(offsets) => self.context().slots().note_durable(&offsets),
+            None if self.link.desk.is_again(Instant::now()) => {}
+            None => return,
+        }
+        let list = self.context().slots().take_uncommitted(false);
         if list.count() == 0 {
             return;
         }
         // `Ok` says only that it was queued: the callback hears how it ended.
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-            self.link.desk.report(Some(error.to_string()));
+            self.context().commit_callback(Err(error), &list);
         }
     }
 
     /// At a stop: what became durable last is committed if a broker answers soon.
     fn last_commit(&self) {
-        self.commit();
         let deadline = Instant::now() + LAST_COMMIT;
-        let pending = || self.context().slots().iter().any(|slot| slot.assigned && slot.is_uncommitted());
-        while pending() && Instant::now() < deadline {
+        self.commit();
+        while self.context().slots().has_uncommitted() && Instant::now() < deadline {
             drop(self.consumer.poll(IDLE_WAIT));
+            self.commit();
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
 use tidegate_engine::codec::Decoder;
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::source::{Position, Rows};
@@ -130,11 +131,6 @@ impl Slots {
         self.all.get_mut(index)
     }
 
-    /// All partitions.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.all.iter()
-    }
-
     /// All partitions, to change.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.all.iter_mut()
@@ -215,10 +211,61 @@ impl Slots {
         self.messages = self.messages.saturating_sub(gathered);
     }
 
-    /// The indices of the partitions that are ours.
-    pub(super) fn ours(&self) -> Vec<u32> {
-        let ours = (0_u32..).zip(&self.all).filter(|(_, slot)| slot.assigned);
+    /// The indices of the partitions that are ours, but for some that go.
+    pub(super) fn ours_without(&self, going: &TopicPartitionList) -> Vec<u32> {
+        let stays = |slot: &Slot| going.find_partition(&slot.topic, slot.partition).is_none();
+        let ours = (0_u32..).zip(&self.all).filter(|(_, slot)| slot.assigned && stays(slot));
         ours.map(|(index, _)| index).collect()
+    }
+
+    /// Remembers what is durable.
+    pub(super) fn note_durable(&mut self, offsets: &Offsets) {
+        for slot in self.all.iter_mut().filter(|slot| slot.assigned) {
+            // A partition that went and came back must not be set back by an older checkpoint.
+            slot.durable = slot.durable.max(offsets.next(&slot.topic, slot.partition));
+        }
+    }
+
+    /// Offsets that are durable and that the group does not know; without
+    /// those that are on their way to it, unless asked for `all`.
+    pub(super) fn take_uncommitted(&mut self, all: bool) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for slot in self.all.iter_mut().filter(|slot| slot.is_uncommitted()) {
+            if let Some(next) = slot.durable.filter(|_| all || slot.asked < slot.durable) {
+                slot.asked = slot.durable;
+                // The list is new and the offset a plain number: it cannot be refused.
+                drop(list.add_partition_offset(&slot.topic, slot.partition, Offset::Offset(next)));
+            }
+        }
+        list
+    }
+
+    /// A commit has ended. What failed is asked for again.
+    pub(super) fn note_commit(&mut self, offsets: &TopicPartitionList, succeeded: bool) {
+        for place in offsets.elements() {
+            let (Offset::Offset(offset), Some(slot)) =
+                (place.offset(), self.slot(place.topic(), place.partition()))
+            else {
+                continue;
+            };
+            if succeeded {
+                slot.committed = slot.committed.max(Some(offset));
+            } else {
+                slot.asked = slot.committed;
+            }
+        }
+    }
+
+    /// Whether the group knows that everything handed over of these partitions
+    /// is durable.
+    pub(super) fn are_settled(&mut self, list: &TopicPartitionList) -> bool {
+        let is_settled = |slot: &mut Slot| slot.committed >= slot.handed;
+        list.elements().iter().all(|place| self.slot(place.topic(), place.partition()).is_none_or(is_settled))
+    }
+
+    /// Whether durable offsets of ours are not known to the group.
+    pub(super) fn has_uncommitted(&self) -> bool {
+        self.all.iter().any(Slot::is_uncommitted)
     }
 
     /// Messages taken from librdkafka's queue so far.
@@ -260,14 +307,8 @@ impl Slots {
 }
 
 impl Slot {
-    /// Whether a commit was sent whose success is not known.
-    pub(super) fn is_uncommitted(&self) -> bool {
-        self.asked > self.committed
-    }
-
-    /// Whether everything that was handed over is durable.
-    pub(super) fn is_settled(&self) -> bool {
-        self.handed.is_none_or(|handed| self.durable.is_some_and(|durable| durable >= handed))
+    fn is_uncommitted(&self) -> bool {
+        self.assigned && self.durable > self.committed
     }
 
     /// With `--once`: whether it was read to the end found at the start.

@@ -95,14 +95,17 @@ fn cannot_start(error: impl std::fmt::Display) -> ConnectorError {
 
 #[async_trait]
 impl Source for KafkaSource {
-    /// Answers at once: librdkafka connects, and goes on trying, by itself.
+    /// Until the group has assigned partitions, be it none: with the brokers away
+    /// librdkafka goes on trying by itself.
     async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
         self.close().await?;
         let resume = resume.map(Position::read::<Offsets>).transpose()?.unwrap_or_default();
         // A desk of its own: requests for the previous consumer end with it.
         self.desk = Arc::new(CommitDesk::default());
-        self.running = Some(self.start(&resume, Arc::clone(&self.desk))?);
-        Ok(())
+        let running = self.start(&resume, Arc::clone(&self.desk))?;
+        let link = Arc::clone(&running.link);
+        self.running = Some(running);
+        link.handoff.first().await
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {

@@ -9,6 +9,7 @@
     reason = "helpers of tests fail by panicking, and measure real time"
 )]
 
+pub(crate) mod certificates;
 pub(crate) mod job;
 pub(crate) mod kafka;
 pub(crate) mod kafka_real;
@@ -44,7 +45,7 @@ pub(crate) fn sink(kind: &str, keys: &str, input: &Input, context: &BuildContext
 }
 
 /// What a source gave.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Read {
     /// Every item, in order.
     pub(crate) items: Vec<Rows>,

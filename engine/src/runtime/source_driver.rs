@@ -207,6 +207,8 @@ impl SourceDriver {
             Reading::End => Err(Stop::End),
             Reading::Fatal(message) => Err(Stop::Failed(message)),
             Reading::Partitions(all) => {
+                // Whoever reads on where we stop waits until our rows are durable.
+                self.job.say(Word::WantsCommit).await;
                 let raised = self.watermarks.set_partitions(&all, self.started.elapsed());
                 self.send_watermarks(raised).await
             }
