@@ -14,11 +14,10 @@ mod support;
 
 use support::kafka::{Given, Mock, committed, produce};
 use support::topology::build_context;
-use support::{assert_each_once, is_silent, read, read_to_end, source, until};
+use support::{assert_each_once, read, read_to_end, source, until};
 use tidegate_engine::topology::node::BuildContext;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 fn numbered(range: std::ops::Range<i64>, partitions: i64) -> Vec<Given> {
     let partition = |n: i64| i32::try_from(n % partitions).expect("small");
@@ -214,56 +213,7 @@ async fn once_says_which_topic_is_missing() {
         .expect("the mock takes it");
     let context = BuildContext { once: true, ..build_context() };
     let mut part = source("kafka", &keys(&mock, "").replace("[\"t\"]", "[\"gone\"]"), &context);
-    part.source.open(None).await.expect("opens");
-    let ended = tokio::time::timeout(support::LIMIT, part.source.next()).await.expect("in time");
+    let ended = tokio::time::timeout(support::LIMIT, part.source.open(None)).await.expect("in time");
     assert!(matches!(ended, Err(tidegate_engine::error::ConnectorError::Fatal(_))), "{ended:?}");
     part.source.close().await.expect("closes");
-}
-
-/// K4 too: a second member takes partitions over while the first one's rows
-/// are on their way; nothing that was committed is read twice.
-#[tokio::test]
-async fn revoked_partitions_are_drained_before_another_member_reads_on() {
-    let mock = Mock::new(&[("t", 4)]);
-    produce(&mock.servers, "t", numbered(0..4_000, 4));
-    let body = keys(&mock, "group = \"g\"\ndrain = \"20s\"\n");
-    let context = build_context();
-    let mut first = source("kafka", &body, &context);
-    first.source.open(None).await.expect("opens");
-    let one = read(first.source.as_mut(), 4_000).await;
-    let mut second = source("kafka", &body, &context);
-    second.source.open(None).await.expect("opens");
-    // The rebalance takes two seconds; the checkpoint comes long after it began.
-    assert!(is_silent(second.source.as_mut(), Duration::from_secs(6)).await, "read before the drain");
-    first.source.committer().expect("has one").commit(&one.position()).await.expect("is left");
-    let mut seen = one.numbers("n");
-    let (mut by_second, mut written) = (0, 4_000);
-    let sharing = async {
-        while by_second == 0 || seen.len() < usize::try_from(written).expect("small") {
-            if by_second == 0 {
-                produce(&mock.servers, "t", numbered(written..written + 40, 4));
-                written += 40;
-            }
-            if let Ok(next) = tokio::time::timeout(Duration::from_millis(50), first.source.next()).await {
-                seen.extend(numbers_of(next));
-            }
-            if let Ok(next) = tokio::time::timeout(Duration::from_millis(50), second.source.next()).await {
-                let numbers = numbers_of(next);
-                by_second += numbers.len();
-                seen.extend(numbers);
-            }
-        }
-    };
-    tokio::time::timeout(support::LIMIT, sharing).await.expect("both members read in time");
-    assert_each_once(seen, 0..written);
-    first.source.close().await.expect("closes");
-    second.source.close().await.expect("closes");
-}
-
-fn numbers_of(
-    next: Result<tidegate_engine::source::Polled, tidegate_engine::error::ConnectorError>,
-) -> Vec<i64> {
-    let Ok(tidegate_engine::source::Polled::Rows(rows)) = next else { panic!("{next:?}") };
-    let numbers = rows.batch.column_by_name("n").expect("n");
-    arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(numbers).values().to_vec()
 }

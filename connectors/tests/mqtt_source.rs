@@ -131,7 +131,7 @@ async fn members_of_a_shared_subscription_divide_the_messages() {
                 let tidegate_engine::source::Polled::Rows(rows) = next.expect("reads") else {
                     panic!("ended")
                 };
-                let item = Read { items: vec![rows], ended: false };
+                let item = Read { items: vec![rows], ..Read::default() };
                 *share += item.rows();
                 seen.extend(item.numbers("n"));
             }

@@ -2,9 +2,11 @@
 //! back-pressure and metrics belong to the driver; a source only reads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::error::ConnectorError;
 use crate::schema::StreamSchema;
@@ -37,23 +39,11 @@ pub trait Source: Send {
     /// schema stays. Called at most once, before `open`.
     fn keep(&mut self, _columns: &[&str]) {}
 
-    /// How many partitions there are now; those that gave no row yet hold the
-    /// watermark back until they are idle. Asked after each `next`.
-    fn partitions(&self) -> u32 {
-        1
-    }
-
-    /// Rows that wait outside, if the peer tells: a partition that lags is
-    /// not idle.
-    fn lag_rows(&self) -> Option<u64> {
+    /// How far this source's silence may be believed, for sources that go on
+    /// trying by themselves or whose rows wait outside. `None`: from `open` to
+    /// `Lost`, silence is silence. Asked for after each `open`.
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
         None
-    }
-
-    /// Whether the peer answers at present, for sources that go on trying by
-    /// themselves: without a connection a silent partition is not idle, and the
-    /// watermark stands.
-    fn is_connected(&self) -> bool {
-        true
     }
 
     /// Lets go of the peer in good order.
@@ -65,11 +55,32 @@ pub trait Source: Send {
     }
 }
 
+/// Tells the driver, while `next` is pending, whether nothing comes because
+/// there is nothing. In silence that is believed event time follows the clock;
+/// in any other it stands, so that rows that come after an outage are not late.
+pub trait Silence: Send + Sync {
+    /// The latest moment until which it is certain that no row of this
+    /// partition waits anywhere: now, if the peer answers at once; its last sign
+    /// of life, if it answers now and then. `None` while it is away or rows wait.
+    fn known_until(&self, partition: u32) -> Option<Instant>;
+}
+
+/// Whether the peer answers at present, for sources that need no more.
+impl Silence for AtomicBool {
+    fn known_until(&self, _partition: u32) -> Option<Instant> {
+        self.load(Ordering::Acquire).then(Instant::now)
+    }
+}
+
 /// What `Source::next` found.
 #[derive(Debug)]
 pub enum Polled {
     /// Rows.
     Rows(Rows),
+    /// These partitions are ours from here on, and no others: new ones hold the
+    /// watermark back until they give a row or are idle, those that went no
+    /// longer do. A source that never says so has the partition 0.
+    Partitions(Vec<u32>),
     /// There will never be more.
     End,
 }

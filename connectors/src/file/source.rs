@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use tidegate_engine::catalog::{BuildSource, Row};
 use tidegate_engine::codec::Decoded;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
-use tidegate_engine::source::{Polled, Position, Source, SourcePart};
+use tidegate_engine::source::{Polled, Position, Silence, Source, SourcePart};
 use tidegate_engine::time::Clock;
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -92,7 +93,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         waiting: VecDeque::new(),
         tails: Vec::new(),
         pause: PAUSE_MIN,
-        unread: false,
+        read_up: Arc::default(),
     };
     Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: true, commit_quickly: false })
 }
@@ -139,7 +140,8 @@ struct FileSource {
     /// Open files: one at a time to the end, all at once when followed.
     tails: Vec<Tail>,
     pause: Duration,
-    unread: bool,
+    /// The last look found nothing to read: only then silence is silence.
+    read_up: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -186,8 +188,8 @@ impl Source for FileSource {
         self.format.keep(columns);
     }
 
-    fn lag_rows(&self) -> Option<u64> {
-        Some(u64::from(self.unread))
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        Some(Arc::clone(&self.read_up) as Arc<dyn Silence>)
     }
 }
 
@@ -246,7 +248,7 @@ impl FileSource {
             match found {
                 Found::Rows(decoded) => {
                     self.marks.insert(tail.mark.file, tail.mark.clone());
-                    self.unread = tail.unread().await.is_ok_and(|bytes| bytes > 0);
+                    self.read_up.store(false, Ordering::Release);
                     if decoded.batch.num_rows() > 0 || !decoded.bad.is_empty() {
                         return Ok(Some(decoded));
                     }
@@ -262,7 +264,7 @@ impl FileSource {
                 Found::Nothing => index += 1,
             }
         }
-        self.unread = false;
+        self.read_up.store(true, Ordering::Release);
         Ok(None)
     }
 

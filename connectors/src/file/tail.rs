@@ -193,11 +193,6 @@ impl Tail {
         self.mark.offset + as_u64(self.buffer.len())
     }
 
-    /// Bytes of the file that are not read yet.
-    pub(super) async fn unread(&mut self) -> io::Result<u64> {
-        Ok(self.file.metadata().await?.len().saturating_sub(self.read_to()))
-    }
-
     async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(CHUNK_BYTES);
         let mut chunk = (&mut self.file).take(as_u64(CHUNK_BYTES));

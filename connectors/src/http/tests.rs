@@ -168,7 +168,7 @@ fn send(url: &str, token: &str, body: impl Into<reqwest::Body>) -> tokio::task::
 async fn next(source: &mut dyn Source) -> Rows {
     match in_time(source.next()).await.expect("reads") {
         Polled::Rows(rows) => rows,
-        Polled::End => panic!("ended"),
+        Polled::End | Polled::Partitions(_) => panic!("no rows"),
     }
 }
 

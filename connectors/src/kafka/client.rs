@@ -53,7 +53,8 @@ const OURS: &[(&str, &str)] = &[
     ("auto.offset.reset", "use `start`"),
     ("enable.auto.commit", "offsets are committed when their rows are durable"),
     ("enable.auto.offset.store", "offsets are committed when their rows are durable"),
-    ("enable.partition.eof", "it is set for runs with --once"),
+    ("enable.partition.eof", "ends are found in librdkafka's statistics"),
+    ("statistics.interval.ms", "lag and silence are found in the statistics"),
     ("security.protocol", "use `tls` and `sasl`"),
     ("sasl.username", "use `sasl`"),
     ("sasl.password", "use `sasl`"),
@@ -65,13 +66,12 @@ const OURS: &[(&str, &str)] = &[
 ];
 
 /// What both clients of ours set: recovery in seconds instead of ten, dead
-/// peers noticed, lag known.
+/// peers noticed.
 const DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "tidegate"),
     // 10 s by default: recovery after all brokers were down took 6 s, measured.
     ("reconnect.backoff.max.ms", "2000"),
     ("socket.keepalive.enable", "true"),
-    ("statistics.interval.ms", "5000"),
 ];
 
 /// Settings of a client, its secrets not yet read.

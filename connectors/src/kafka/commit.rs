@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::source::{Committer, Position};
+use tokio::time::Instant;
 
 use super::position::Offsets;
 
@@ -18,13 +19,18 @@ pub(super) struct CommitDesk {
     state: Mutex<State>,
     asked: Condvar,
     waiting: AtomicBool,
+    failed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     asked: Option<Offsets>,
     failure: Option<String>,
+    failed_at: Option<Instant>,
 }
+
+/// Wait before a failed commit is made again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl CommitDesk {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -61,7 +67,24 @@ impl CommitDesk {
 
     /// Says how a commit ended.
     pub(super) fn report(&self, failure: Option<String>) {
-        self.lock().failure = failure;
+        let mut state = self.lock();
+        state.failed_at = failure.is_some().then(Instant::now);
+        state.failure = failure;
+        self.failed.store(state.failed_at.is_some(), Ordering::Release);
+    }
+
+    /// Whether it is time to make a failed commit again; said once for each.
+    pub(super) fn is_again(&self, now: Instant) -> bool {
+        if !self.failed.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut state = self.lock();
+        let again = state.failed_at.is_some_and(|at| now.saturating_duration_since(at) >= AGAIN_AFTER);
+        if again {
+            state.failed_at = None;
+            self.failed.store(false, Ordering::Release);
+        }
+        again
     }
 }
 
@@ -86,6 +109,20 @@ impl Committer for KafkaCommitter {
 mod tests {
     use super::super::position::Place;
     use super::*;
+
+    #[test]
+    fn a_failed_commit_is_made_again_after_a_while() {
+        let desk = CommitDesk::default();
+        let later = || Instant::now() + AGAIN_AFTER;
+        assert!(!desk.is_again(later()));
+        desk.report(Some("a rebalance is in progress".into()));
+        assert!(!desk.is_again(Instant::now()), "at once would be a storm");
+        assert!(desk.is_again(later()));
+        assert!(!desk.is_again(later()), "it is on its way");
+        desk.report(Some("again".into()));
+        desk.report(None);
+        assert!(!desk.is_again(later()), "the last one went well");
+    }
 
     #[tokio::test]
     async fn the_newest_request_wins_and_a_failure_is_told_once() {

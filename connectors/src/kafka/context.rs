@@ -3,8 +3,7 @@
 //! consumer's own thread. An error here never stops the topology: librdkafka
 //! goes on trying, and so do we.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +13,14 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tidegate_engine::error::ConnectorError;
+use tidegate_engine::source::Silence;
 use tidegate_engine::time::Clock;
 use tokio::time::Instant;
 
 use super::commit::CommitDesk;
+use super::figures::Figures;
 use super::handoff::{Given, Handoff};
-use super::position::Offsets;
+use super::reports::is_refusal;
 use super::slots::Slots;
 use super::start::Start;
 use crate::seldom::Seldom;
@@ -39,16 +40,42 @@ pub(super) struct Link {
     pub(super) desk: Arc<CommitDesk>,
     /// Set to end the reading.
     pub(super) stop: AtomicBool,
-    /// Whether a broker answers.
-    pub(super) connected: AtomicBool,
-    /// Rows that wait at the brokers.
-    pub(super) lag: AtomicU64,
+    /// The engine takes nothing: what waits for it is not known.
+    pub(super) stalled: AtomicBool,
+    slots: Mutex<Slots>,
 }
 
 impl Link {
+    /// Nothing read, committed or stopped yet.
+    pub(super) fn new(rounds_max: usize, desk: Arc<CommitDesk>, slots: Slots) -> Link {
+        Link {
+            handoff: Handoff::new(rounds_max),
+            desk,
+            stop: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            slots: Mutex::new(slots),
+        }
+    }
+
+    /// The partitions. Never held across `poll`.
+    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the reading shall end.
     pub(super) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+}
+
+impl Silence for Link {
+    fn known_until(&self, partition: u32) -> Option<Instant> {
+        if self.stalled.load(Ordering::Acquire) {
+            return None;
+        }
+        // In the order in which rows go: gathered, then handed over.
+        let known = self.slots().known_until(partition)?;
+        (!self.handoff.has_rows_of(partition)).then_some(known)
     }
 }
 
@@ -70,7 +97,6 @@ pub(super) struct Context {
     pub(super) link: Arc<Link>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) seldom: Seldom,
-    slots: Mutex<Slots>,
     failure: Mutex<Option<ConnectorError>>,
     /// Partitions were assigned at least once (it may have been none).
     pub(super) was_assigned: AtomicBool,
@@ -79,20 +105,13 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(
-        node: &str,
-        reading: Reading,
-        link: Arc<Link>,
-        clock: Arc<dyn Clock>,
-        slots: Slots,
-    ) -> Context {
+    pub(super) fn new(node: &str, reading: Reading, link: Arc<Link>, clock: Arc<dyn Clock>) -> Context {
         Context {
             node: node.to_owned(),
             reading,
             link,
             clock,
             seldom: Seldom::default(),
-            slots: Mutex::new(slots),
             failure: Mutex::new(None),
             was_assigned: AtomicBool::new(false),
             has_new: AtomicBool::new(false),
@@ -101,7 +120,7 @@ impl Context {
 
     /// The partitions. Never held across `poll`.
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.link.slots()
     }
 
     /// Why the reading must stop, if it must.
@@ -111,20 +130,6 @@ impl Context {
 
     fn fail(&self, error: ConnectorError) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    }
-
-    /// An error that passes by itself: one line now and then, and a count.
-    pub(super) fn informational(&self, error: &KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        let kind = code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
-        if kind == "AllBrokersDown" {
-            self.link.connected.store(false, Ordering::Release);
-        }
-        metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind.clone())
-            .increment(1);
-        if let Some(left_out) = self.seldom.may_say(&kind) {
-            tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka source goes on trying");
-        }
     }
 
     /// New partitions: each gets the offset it begins at.
@@ -149,6 +154,13 @@ impl Context {
             list.set_partition_offset(place.topic(), place.partition(), place.offset()).map_err(lost)?;
         }
         self.note_assigned(consumer, list)?;
+        for place in unknown.elements() {
+            if let (Some(slot), Offset::Offset(offset)) =
+                (self.slots().slot(place.topic(), place.partition()), place.offset())
+            {
+                slot.committed = Some(offset);
+            }
+        }
         // "Latest" must mean the first start only: what we decided is remembered by the group.
         if self.reading.start == Start::Latest && unknown.count() > 0 {
             consumer.commit(&unknown, CommitMode::Async).map_err(lost)?;
@@ -173,6 +185,7 @@ impl Context {
             let Some(slot) = slots.slot(topic, partition) else { continue };
             slot.assigned = true;
             (slot.next, slot.handed, slot.durable) = (offset, offset, offset);
+            (slot.told, slot.heard_at) = (None, None);
             if let Some((low, high)) = ends {
                 slot.end = Some(high);
                 // Nothing to read: the end is reached without a message.
@@ -186,13 +199,12 @@ impl Context {
     /// hear how far it is durable before another member continues.
     fn give_back(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let wait = !consumer.assignment_lost() && !self.link.is_stopping();
+        if wait && let Err(error) = self.hand_over() {
+            return self.fail(error);
+        }
+        let remaining = self.slots().ours_without(list);
+        self.link.handoff.push(Given::Partitions(remaining));
         if wait {
-            let finished = self.slots().finish(self.clock.now());
-            match finished {
-                Ok(rows) if rows.is_empty() => {}
-                Ok(rows) => self.link.handoff.push(Given::Rows(rows)),
-                Err(error) => return self.fail(error),
-            }
             self.drain(consumer, list);
         }
         let mut slots = self.slots();
@@ -201,10 +213,27 @@ impl Context {
         }
     }
 
-    fn drain(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
+    /// Gathered rows go to the engine. Under the lock: whoever asks about silence
+    /// finds them here or there.
+    pub(super) fn hand_over(&self) -> Result<(), ConnectorError> {
+        let mut slots = self.slots();
+        self.link.handoff.push_rows(slots.finish(self.clock.now())?);
+        Ok(())
+    }
+
+    /// Until the group knows that everything we handed over is durable. A commit
+    /// that fails, as commits in a rebalance may, is made again.
+    fn drain(&self, consumer: &BaseConsumer<Context>, revoked: &TopicPartitionList) {
         let deadline = Instant::now() + self.reading.drain;
         loop {
-            if self.is_settled(list) || self.link.is_stopping() {
+            let list = self.slots().take_uncommitted(true);
+            if list.count() > 0 {
+                let ended = consumer.commit(&list, CommitMode::Sync);
+                self.commit_callback(ended, &list);
+            }
+            // A member that the group has given up has nothing left to say.
+            let given_up = consumer.assignment_lost() || self.link.is_stopping();
+            if given_up || self.slots().are_settled(revoked) {
                 return;
             }
             if Instant::now() >= deadline {
@@ -215,38 +244,9 @@ impl Context {
                 return;
             }
             if let Some(offsets) = self.link.desk.wait(DRAIN_LOOK) {
-                let list = self.note_durable(&offsets);
-                let ended = if list.count() == 0 { Ok(()) } else { consumer.commit(&list, CommitMode::Sync) };
-                self.commit_callback(ended, &list);
+                self.slots().note_durable(&offsets);
             }
         }
-    }
-
-    fn is_settled(&self, list: &TopicPartitionList) -> bool {
-        let mut slots = self.slots();
-        list.elements()
-            .iter()
-            .all(|place| slots.slot(place.topic(), place.partition()).is_none_or(|slot| slot.is_settled()))
-    }
-
-    /// Remembers what is durable; answers what there is to commit: offsets of
-    /// our partitions that the group does not know yet.
-    pub(super) fn note_durable(&self, offsets: &Offsets) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for slot in self.slots().iter_mut().filter(|slot| slot.assigned) {
-            let Some(next) = offsets.next(&slot.topic, slot.partition) else { continue };
-            // A partition that went and came back must not be set back by an older checkpoint.
-            if slot.durable.is_some_and(|durable| durable > next) {
-                continue;
-            }
-            slot.durable = Some(next);
-            if slot.committed.is_none_or(|committed| committed < next) {
-                slot.asked = Some(next);
-                // The list is new and the offset a plain number: it cannot be refused.
-                drop(list.add_partition_offset(&slot.topic, slot.partition, Offset::Offset(next)));
-            }
-        }
-        list
     }
 }
 
@@ -271,28 +271,27 @@ impl ClientContext for Context {
         }
     }
 
+    /// Most pass by themselves: one line now and then, and a count. A password
+    /// or certificate that is refused is read anew.
     fn error(&self, error: KafkaError, reason: &str) {
-        self.informational(&error, reason);
+        let code = error.rdkafka_error_code();
+        let kind = code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
+        metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind.clone())
+            .increment(1);
+        if is_refusal(&error) {
+            self.fail(ConnectorError::Lost(format!("kafka: {reason}")));
+        } else if let Some(left_out) = self.seldom.may_say(&kind) {
+            tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka source goes on trying");
+        }
     }
 
-    /// Read leniently: librdkafka can write broken JSON (its issue 5390), and
-    /// a lost figure is better than a lost source.
     fn stats_raw(&self, statistics: &[u8]) {
-        let Ok(figures) = serde_json::from_slice::<Figures>(statistics) else { return };
-        let up = figures.brokers.values().any(|broker| broker.state == "UP");
-        self.link.connected.store(up, Ordering::Release);
+        let Some(figures) = Figures::read(statistics) else { return };
         let mut slots = self.slots();
-        for slot in slots.iter_mut() {
-            let topic = figures.topics.get(&slot.topic);
-            let Some(figures) = topic.and_then(|topic| topic.partitions.get(&slot.partition.to_string()))
-            else {
-                continue;
-            };
-            // Markers of transactions have offsets and are no messages: at the end is at the end.
-            let at_end = figures.eof_offset >= figures.hi_offset;
-            slot.broker_end = if at_end { slot.next } else { Some(figures.hi_offset) };
-        }
-        self.link.lag.store(slots.lag(), Ordering::Release);
+        figures.note(&mut slots, Instant::now());
+        #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+        let lag = slots.lag() as f64;
+        metrics::gauge!("tidegate_kafka_lag_rows", "node" => self.node.clone()).set(lag);
     }
 }
 
@@ -322,6 +321,7 @@ impl ConsumerContext for Context {
             self.fail(ConnectorError::Lost(format!("kafka: the group's assignment was refused: {error}")));
         }
         if assigns {
+            self.link.handoff.push(Given::Partitions(self.slots().ours_without(&TopicPartitionList::new())));
             self.was_assigned.store(true, Ordering::Release);
             self.has_new.store(true, Ordering::Release);
         }
@@ -331,50 +331,7 @@ impl ConsumerContext for Context {
         let ended = if result.is_ok() { "ok" } else { "failed" };
         metrics::counter!("tidegate_kafka_commits_total", "node" => self.node.clone(), "result" => ended)
             .increment(1);
-        if result.is_ok() {
-            let mut slots = self.slots();
-            for place in offsets.elements() {
-                if let (Offset::Offset(offset), Some(slot)) =
-                    (place.offset(), slots.slot(place.topic(), place.partition()))
-                {
-                    slot.committed = slot.committed.max(Some(offset));
-                }
-            }
-        }
+        self.slots().note_commit(offsets, result.is_ok());
         self.link.desk.report(result.err().map(|error| error.to_string()));
     }
-}
-
-/// The few of librdkafka's statistics that are used.
-#[derive(serde::Deserialize)]
-struct Figures {
-    #[serde(default)]
-    brokers: HashMap<String, BrokerFigures>,
-    #[serde(default)]
-    topics: HashMap<String, TopicFigures>,
-}
-
-#[derive(serde::Deserialize)]
-struct BrokerFigures {
-    #[serde(default)]
-    state: String,
-}
-
-#[derive(serde::Deserialize)]
-struct TopicFigures {
-    #[serde(default)]
-    partitions: HashMap<String, PartitionFigures>,
-}
-
-#[derive(serde::Deserialize)]
-struct PartitionFigures {
-    #[serde(default = "unknown_offset")]
-    hi_offset: i64,
-    #[serde(default = "unknown_offset")]
-    eof_offset: i64,
-}
-
-/// librdkafka's own "not known".
-fn unknown_offset() -> i64 {
-    -1001
 }

@@ -27,6 +27,7 @@ mod client;
 mod columns;
 mod commit;
 mod context;
+mod figures;
 mod handoff;
 mod position;
 mod reader;
@@ -112,6 +113,8 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("fetch.wait.max.ms", "100"),
     ("topic.metadata.refresh.interval.ms", "30000"),
     ("allow.auto.create.topics", "false"),
+    // How fine event time follows the clock in silence.
+    ("statistics.interval.ms", "1000"),
 ];
 
 /// Default of `drain`: below half of librdkafka's session time-out of 45 s.
@@ -128,7 +131,6 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
     settings.set("enable.auto.offset.store", "false");
     // An offset that retention removed goes on at the oldest message kept.
     settings.set("auto.offset.reset", "earliest");
-    settings.set("enable.partition.eof", if context.once { "true" } else { "false" });
     let topics = topics(config, &mut problems);
     let columns = own_columns(config, &mut problems);
     let start = Start::from_table(table, &mut problems);

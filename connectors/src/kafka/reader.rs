@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use tidegate_engine::error::ConnectorError;
@@ -102,7 +102,10 @@ impl Reader {
                     wait = Duration::ZERO;
                 }
                 Some(Err(error)) => return self.on_error(&error),
-                None => return Ok(()),
+                None => {
+                    self.context().slots().drained();
+                    return Ok(());
+                }
             }
         }
     }
@@ -128,18 +131,18 @@ impl Reader {
             }
             self.stall()?;
         }
-        let context = self.context();
-        let rows = context.slots().finish(context.clock.now())?;
-        context.link.connected.store(true, Ordering::Release);
-        self.link.handoff.push(Given::Rows(rows));
-        Ok(())
+        self.context().hand_over()
     }
 
     /// Waits for room; after a second with fetching paused, still polling.
     fn stall(&self) -> Result<(), ConnectorError> {
-        if self.link.handoff.wait_room(PAUSE_AFTER) {
-            return Ok(());
-        }
+        self.link.stalled.store(true, Ordering::Release);
+        let waited = if self.link.handoff.wait_room(PAUSE_AFTER) { Ok(()) } else { self.pause_until_room() };
+        self.link.stalled.store(false, Ordering::Release);
+        waited
+    }
+
+    fn pause_until_room(&self) -> Result<(), ConnectorError> {
         metrics::counter!("tidegate_kafka_pauses_total", "node" => self.context().node.clone()).increment(1);
         self.pause()?;
         while !self.link.is_stopping() && !self.link.handoff.wait_room(PAUSED_WAIT) {
@@ -164,19 +167,12 @@ impl Reader {
 
     fn is_at_end(&self) -> bool {
         let context = self.context();
-        let slots = context.slots();
-        context.was_assigned.load(Ordering::Acquire)
-            && slots.is_empty()
-            && slots.iter().filter(|slot| slot.assigned).all(super::slots::Slot::is_at_end)
+        context.was_assigned.load(Ordering::Acquire) && context.slots().are_at_end()
     }
 
     /// What stops the reading, and what is only worth a line.
     fn on_error(&self, error: &KafkaError) -> Result<(), ConnectorError> {
         let context = self.context();
-        if let KafkaError::PartitionEOF(partition) = error {
-            context.slots().reached_end(*partition);
-            return Ok(());
-        }
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
             return Err(ConnectorError::Lost(format!("kafka: {error}")));
         }
@@ -187,29 +183,33 @@ impl Reader {
         if unknown && context.reading.once {
             return Err(ConnectorError::Fatal(format!("kafka: a topic does not exist: {error}")));
         }
-        context.informational(error, "");
+        // The context has said it.
         Ok(())
     }
 
     fn commit(&self) {
-        let Some(offsets) = self.link.desk.take() else { return };
-        let list = self.context().note_durable(&offsets);
+        match self.link.desk.take() {
+            Some(offsets) => self.context().slots().note_durable(&offsets),
+            None if self.link.desk.is_again(Instant::now()) => {}
+            None => return,
+        }
+        let list = self.context().slots().take_uncommitted(false);
         if list.count() == 0 {
             return;
         }
         // `Ok` says only that it was queued: the callback hears how it ended.
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-            self.link.desk.report(Some(error.to_string()));
+            self.context().commit_callback(Err(error), &list);
         }
     }
 
     /// At a stop: what became durable last is committed if a broker answers soon.
     fn last_commit(&self) {
-        self.commit();
         let deadline = Instant::now() + LAST_COMMIT;
-        let pending = || self.context().slots().iter().any(|slot| slot.assigned && slot.is_uncommitted());
-        while pending() && Instant::now() < deadline {
+        self.commit();
+        while self.context().slots().has_uncommitted() && Instant::now() < deadline {
             drop(self.consumer.poll(IDLE_WAIT));
+            self.commit();
         }
     }
 }

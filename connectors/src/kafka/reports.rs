@@ -33,6 +33,12 @@ pub(super) fn is_final(error: &KafkaError) -> bool {
     }
 }
 
+/// Whether the brokers do not accept us, or we not them: by itself that does
+/// not pass.
+pub(super) fn is_refusal(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL))
+}
+
 /// The producer's callbacks.
 pub(super) struct Reports {
     /// Name of the node, for lines and figures.
@@ -49,6 +55,9 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if is_refusal(&error) {
+            self.deliveries.lose(format!("kafka: {reason}"));
+        }
         let kind = error.rdkafka_error_code().map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
         if let Some(left_out) = self.seldom.may_say(&kind) {
             tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka sink goes on trying");
@@ -56,8 +65,6 @@ impl ClientContext for Reports {
         metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind)
             .increment(1);
     }
-
-    fn stats_raw(&self, _statistics: &[u8]) {}
 }
 
 impl ProducerContext<NoCustomPartitioner> for Reports {

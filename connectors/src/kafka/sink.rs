@@ -91,8 +91,7 @@ pub(super) fn build_sink(
     input: &Input,
 ) -> Result<SinkPart, ConfigError> {
     let mut problems = Vec::new();
-    let mut settings =
-        ClientSettings::from_config(config, context, &[("statistics.interval.ms", "0")], &mut problems);
+    let mut settings = ClientSettings::from_config(config, context, &[], &mut problems);
     producer_settings(&config.table, &mut settings);
     let recipe = recipe(config, context, input, &mut problems);
     let (Some(recipe), true) = (recipe, problems.is_empty()) else { return Err(ConfigError(problems)) };

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
 use tidegate_engine::codec::Decoder;
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::source::{Position, Rows};
 use tidegate_engine::time::Time;
+use tokio::time::Instant;
 
 use super::columns::{Column, OwnRows};
 use super::position::{Offsets, Place};
@@ -38,9 +40,9 @@ pub(super) struct Slots {
     /// The slot of the last message: neighbours mostly share a partition.
     last: usize,
     messages: usize,
-    /// Ends that were seen, by partition number.
-    ends_seen: std::collections::BTreeMap<i32, usize>,
     bytes: usize,
+    /// Messages taken from librdkafka's queue so far.
+    served: u64,
 }
 
 /// One partition.
@@ -65,18 +67,30 @@ pub(super) struct Slot {
     pub(super) committed: Option<i64>,
     /// With `--once`: the offset at which it ends.
     pub(super) end: Option<i64>,
-    /// The broker's end, when it last told.
-    pub(super) broker_end: Option<i64>,
+    /// What librdkafka said of it since it is ours.
+    pub(super) told: Option<Told>,
+    /// When its broker last answered; `None` while that does not.
+    pub(super) heard_at: Option<Instant>,
     decoder: Box<dyn Decoder>,
     own: OwnRows,
     messages: usize,
 }
 
+/// librdkafka's word on a partition: its figures overtake its messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// The broker's end.
+    pub(super) end: i64,
+    /// Everything up to here was fetched, markers of transactions included.
+    pub(super) fetched: i64,
+    /// What was fetched is read when as many messages were served.
+    pub(super) read_at: u64,
+}
+
 impl Slots {
     /// Slots for the partitions of a checkpoint, each with its index of then.
     pub(super) fn new(maker: RowMaker, resume: &Offsets) -> Slots {
-        let mut slots =
-            Slots { maker, all: Vec::new(), last: 0, messages: 0, ends_seen: Default::default(), bytes: 0 };
+        let mut slots = Slots { maker, all: Vec::new(), last: 0, messages: 0, bytes: 0, served: 0 };
         for Place(topic, partition, next) in &resume.0 {
             let index = slots.add_slot(topic, *partition);
             if let Some(slot) = slots.all.get_mut(index) {
@@ -98,7 +112,8 @@ impl Slots {
             asked: None,
             committed: None,
             end: None,
-            broker_end: None,
+            told: None,
+            heard_at: None,
             decoder: self.maker.format.decoder(),
             own: OwnRows::new(&self.maker.columns),
             messages: 0,
@@ -114,11 +129,6 @@ impl Slots {
     pub(super) fn slot(&mut self, topic: &str, partition: i32) -> Option<&mut Slot> {
         let index = self.find(topic, partition).unwrap_or_else(|| self.add_slot(topic, partition));
         self.all.get_mut(index)
-    }
-
-    /// All partitions.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.all.iter()
     }
 
     /// All partitions, to change.
@@ -144,6 +154,7 @@ impl Slots {
         slot.next = Some(offset + 1);
         slot.messages += 1;
         self.messages += 1;
+        self.served += 1;
     }
 
     /// Whether nothing is gathered.
@@ -196,49 +207,120 @@ impl Slots {
         slot.resume = None;
         (slot.next, slot.handed, slot.durable) = (None, None, None);
         (slot.asked, slot.committed) = (None, None);
-        slot.broker_end = None;
+        (slot.told, slot.heard_at) = (None, None);
         self.messages = self.messages.saturating_sub(gathered);
     }
 
-    /// librdkafka saw the end of a partition with this number, and does not say
-    /// of which topic. Once as many ends were seen as assigned partitions have
-    /// the number, empty ones included, all of them are at their ends, even if
-    /// the last offsets hold markers of transactions and no messages.
-    pub(super) fn reached_end(&mut self, partition: i32) {
-        let has_number = |slot: &&mut Slot| slot.assigned && slot.partition == partition;
-        let seen = self.ends_seen.entry(partition).or_default();
-        *seen += 1;
-        if *seen < self.all.iter_mut().filter(has_number).count() {
-            return;
+    /// The indices of the partitions that are ours, but for some that go.
+    pub(super) fn ours_without(&self, going: &TopicPartitionList) -> Vec<u32> {
+        let stays = |slot: &Slot| going.find_partition(&slot.topic, slot.partition).is_none();
+        let ours = (0_u32..).zip(&self.all).filter(|(_, slot)| slot.assigned && stays(slot));
+        ours.map(|(index, _)| index).collect()
+    }
+
+    /// Remembers what is durable.
+    pub(super) fn note_durable(&mut self, offsets: &Offsets) {
+        for slot in self.all.iter_mut().filter(|slot| slot.assigned) {
+            // A partition that went and came back must not be set back by an older checkpoint.
+            slot.durable = slot.durable.max(offsets.next(&slot.topic, slot.partition));
         }
-        for slot in self.all.iter_mut().filter(has_number).filter(|slot| !slot.is_at_end()) {
-            slot.next = slot.end.or(slot.next);
+    }
+
+    /// Offsets that are durable and that the group does not know; without
+    /// those that are on their way to it, unless asked for `all`.
+    pub(super) fn take_uncommitted(&mut self, all: bool) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for slot in self.all.iter_mut().filter(|slot| slot.is_uncommitted()) {
+            if let Some(next) = slot.durable.filter(|_| all || slot.asked < slot.durable) {
+                slot.asked = slot.durable;
+                // The list is new and the offset a plain number: it cannot be refused.
+                drop(list.add_partition_offset(&slot.topic, slot.partition, Offset::Offset(next)));
+            }
         }
+        list
+    }
+
+    /// A commit has ended. What failed is asked for again.
+    pub(super) fn note_commit(&mut self, offsets: &TopicPartitionList, succeeded: bool) {
+        for place in offsets.elements() {
+            let (Offset::Offset(offset), Some(slot)) =
+                (place.offset(), self.slot(place.topic(), place.partition()))
+            else {
+                continue;
+            };
+            if succeeded {
+                slot.committed = slot.committed.max(Some(offset));
+            } else {
+                slot.asked = slot.committed;
+            }
+        }
+    }
+
+    /// Whether the group knows that everything handed over of these partitions
+    /// is durable.
+    pub(super) fn are_settled(&mut self, list: &TopicPartitionList) -> bool {
+        let is_settled = |slot: &mut Slot| slot.committed >= slot.handed;
+        list.elements().iter().all(|place| self.slot(place.topic(), place.partition()).is_none_or(is_settled))
+    }
+
+    /// Whether durable offsets of ours are not known to the group.
+    pub(super) fn has_uncommitted(&self) -> bool {
+        self.all.iter().any(Slot::is_uncommitted)
+    }
+
+    /// Messages taken from librdkafka's queue so far.
+    pub(super) fn served(&self) -> u64 {
+        self.served
+    }
+
+    /// librdkafka's queue was empty: whatever was fetched before is read.
+    pub(super) fn drained(&mut self) {
+        let served = self.served;
+        for told in self.all.iter_mut().filter_map(|slot| slot.told.as_mut()) {
+            told.read_at = told.read_at.min(served);
+        }
+    }
+
+    /// Whether all partitions of ours were read to the ends found at the start.
+    pub(super) fn are_at_end(&self) -> bool {
+        self.is_empty()
+            && self.all.iter().filter(|slot| slot.assigned).all(|slot| slot.is_at_end(self.served))
+    }
+
+    /// Until when it is certain that no message of a partition waits.
+    pub(super) fn known_until(&self, index: u32) -> Option<Instant> {
+        let slot = self.all.get(usize::try_from(index).ok()?)?;
+        let is_silent = slot.assigned
+            && slot.messages == 0
+            && slot.told.is_some_and(|told| slot.is_read_to(told.end, self.served));
+        slot.heard_at.filter(|_| is_silent)
     }
 
     /// Rows that wait at the brokers, as far as they told.
     pub(super) fn lag(&self) -> u64 {
         let behind = |slot: &Slot| {
-            let (end, next) = (slot.broker_end?, slot.next?);
-            u64::try_from(end.saturating_sub(next)).ok()
+            let told = slot.told.filter(|told| !slot.is_read_to(told.end, self.served))?;
+            u64::try_from(told.end.saturating_sub(slot.next?)).ok()
         };
         self.all.iter().filter(|slot| slot.assigned).filter_map(behind).sum()
     }
 }
 
 impl Slot {
-    /// Whether a commit was sent whose success is not known.
-    pub(super) fn is_uncommitted(&self) -> bool {
-        self.asked > self.committed
-    }
-
-    /// Whether everything that was handed over is durable.
-    pub(super) fn is_settled(&self) -> bool {
-        self.handed.is_none_or(|handed| self.durable.is_some_and(|durable| durable >= handed))
+    fn is_uncommitted(&self) -> bool {
+        self.assigned && self.durable > self.committed
     }
 
     /// With `--once`: whether it was read to the end found at the start.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.end.is_some_and(|end| self.next.is_some_and(|next| next >= end))
+    fn is_at_end(&self, served: u64) -> bool {
+        self.end.is_some_and(|end| self.is_read_to(end, served))
+    }
+
+    /// Whether every message before this offset was read. Markers of
+    /// transactions have offsets and are no messages: librdkafka passes them
+    /// without a word.
+    fn is_read_to(&self, end: i64, served: u64) -> bool {
+        self.next.is_some_and(|next| next >= end)
+            || self.told.is_some_and(|told| told.fetched >= end && served >= told.read_at)
     }
 }

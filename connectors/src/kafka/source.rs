@@ -1,22 +1,21 @@
 //! The source `kafka`: the async side of the reading thread. Every message
 //! that was handed over is either in rows, in rejects, or a counted tombstone.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tidegate_engine::error::ConnectorError;
-use tidegate_engine::source::{Committer, Polled, Position, Rows, Source};
+use tidegate_engine::source::{Committer, Polled, Position, Silence, Source};
 use tidegate_engine::time::Clock;
 use tokio::sync::oneshot;
 
 use super::client::ClientSettings;
 use super::commit::{CommitDesk, KafkaCommitter};
 use super::context::{Context, Link, Reading};
-use super::handoff::{Given, Handoff};
+use super::handoff::Given;
 use super::position::Offsets;
 use super::reader;
 use super::slots::{RowMaker, Slots};
@@ -37,7 +36,6 @@ pub(super) struct KafkaSource {
     clock: Arc<dyn Clock>,
     desk: Arc<CommitDesk>,
     running: Option<Running>,
-    ready: VecDeque<Rows>,
 }
 
 struct Running {
@@ -61,26 +59,15 @@ impl KafkaSource {
         maker: RowMaker,
         clock: Arc<dyn Clock>,
     ) -> KafkaSource {
-        let (desk, ready) = (Arc::new(CommitDesk::default()), VecDeque::new());
-        KafkaSource { settings, topics, reading, maker, clock, desk, running: None, ready }
+        let desk = Arc::new(CommitDesk::default());
+        KafkaSource { settings, topics, reading, maker, clock, desk, running: None }
     }
 
     fn start(&self, resume: &Offsets, desk: Arc<CommitDesk>) -> Result<Running, ConnectorError> {
-        let link = Arc::new(Link {
-            handoff: Handoff::new(ROUNDS_MAX),
-            desk,
-            stop: AtomicBool::new(false),
-            connected: AtomicBool::new(false),
-            lag: AtomicU64::new(0),
-        });
         let slots = Slots::new(self.maker.clone(), resume);
-        let context = Context::new(
-            &self.maker.node,
-            self.reading.clone(),
-            Arc::clone(&link),
-            Arc::clone(&self.clock),
-            slots,
-        );
+        let link = Arc::new(Link::new(ROUNDS_MAX, desk, slots));
+        let (reading, clock) = (self.reading.clone(), Arc::clone(&self.clock));
+        let context = Context::new(&self.maker.node, reading, Arc::clone(&link), clock);
         let consumer: BaseConsumer<Context> =
             self.settings.resolve()?.create_with_context(context).map_err(cannot_start)?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
@@ -108,30 +95,28 @@ fn cannot_start(error: impl std::fmt::Display) -> ConnectorError {
 
 #[async_trait]
 impl Source for KafkaSource {
-    /// Answers at once: librdkafka connects, and goes on trying, by itself.
+    /// Until the group has assigned partitions, be it none: with the brokers away
+    /// librdkafka goes on trying by itself.
     async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
         self.close().await?;
-        self.ready.clear();
         let resume = resume.map(Position::read::<Offsets>).transpose()?.unwrap_or_default();
         // A desk of its own: requests for the previous consumer end with it.
         self.desk = Arc::new(CommitDesk::default());
-        self.running = Some(self.start(&resume, Arc::clone(&self.desk))?);
-        Ok(())
+        let running = self.start(&resume, Arc::clone(&self.desk))?;
+        let link = Arc::clone(&running.link);
+        self.running = Some(running);
+        link.handoff.first().await
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
-        loop {
-            if let Some(rows) = self.ready.pop_front() {
-                return Ok(Polled::Rows(rows));
-            }
-            let Some(running) = &self.running else {
-                return Err(ConnectorError::Lost("the kafka source is not open".into()));
-            };
-            match running.link.handoff.take().await {
-                Given::Rows(rows) => self.ready.extend(rows),
-                Given::End => return Ok(Polled::End),
-                Given::Failed(error) => return Err(error),
-            }
+        let Some(running) = &self.running else {
+            return Err(ConnectorError::Lost("the kafka source is not open".into()));
+        };
+        match running.link.handoff.take().await {
+            Given::Rows(rows) => Ok(Polled::Rows(rows)),
+            Given::Partitions(ours) => Ok(Polled::Partitions(ours)),
+            Given::End => Ok(Polled::End),
+            Given::Failed(error) => Err(error),
         }
     }
 
@@ -139,12 +124,9 @@ impl Source for KafkaSource {
         Some(Box::new(KafkaCommitter { desk: Arc::clone(&self.desk) }))
     }
 
-    fn lag_rows(&self) -> Option<u64> {
-        self.running.as_ref().map(|running| running.link.lag.load(Ordering::Acquire))
-    }
-
-    fn is_connected(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.link.connected.load(Ordering::Acquire))
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        let running = self.running.as_ref()?;
+        Some(Arc::clone(&running.link) as Arc<dyn Silence>)
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {

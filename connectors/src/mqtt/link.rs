@@ -3,17 +3,20 @@
 //! it is thrown away with everything the client library remembers, so that no
 //! packet id of an old connection ever meets a new one.
 
+use std::collections::VecDeque;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
 /// The incoming half. Not cancel-safe: a `poll` that was given up ends the link.
 #[async_trait]
 pub(super) trait Link: Send {
-    /// What happens next; sends what was asked for meanwhile.
+    /// Adds what happens next, at least one event and all that came with it;
+    /// sends what was asked for meanwhile.
     ///
     /// # Errors
     /// The connection has ended.
-    async fn poll(&mut self) -> Result<Event, Broken>;
+    async fn poll(&mut self, events: &mut VecDeque<Event>) -> Result<(), Broken>;
 }
 
 /// The outgoing half. Requests are queued and never wait; they are sent in order.
@@ -55,8 +58,8 @@ pub(super) enum Event {
     },
     /// Our good-bye was sent.
     Closed,
-    /// Something of no interest here.
-    Other,
+    /// The broker gave a sign of life, and that is all.
+    Heard,
 }
 
 /// Why a broker refused a message.

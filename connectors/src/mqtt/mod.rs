@@ -23,6 +23,7 @@ use topic::Pattern;
 
 mod acks;
 mod columns;
+mod heard;
 mod link;
 mod memory;
 mod publish;
@@ -79,7 +80,7 @@ const SOURCE_KEYS: &[Key] = &[
     optional(
         "receive_maximum",
         Kind::Int(1, 65_535),
-        "unacknowledged messages that the broker may send at a time (MQTT 5); default 1000",
+        "unacknowledged messages that the broker may send at a time (MQTT 5); default 10000",
     ),
     optional(
         "buffer",
@@ -111,6 +112,9 @@ type = "stdout"
 from = "probe"
 "#;
 
+/// Rows are durable some 10 ms after they came, so that 100,000 messages a second
+/// need a window of 1,000 at the least.
+const RECEIVE_MAXIMUM: u16 = 10_000;
 const SESSION_EXPIRY: Duration = Duration::from_secs(7 * 86_400);
 const BUFFER_BYTES: u64 = 16 << 20;
 /// A buffer must hold at least one small message, and its count must fit a u32.
@@ -124,7 +128,7 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
     let persistent = table.bool("persistent").unwrap_or(true);
     let qos = table.int_as("qos").unwrap_or(1);
     settings.session_expiry = persistent.then(|| table.duration("session_expiry").unwrap_or(SESSION_EXPIRY));
-    settings.receive_maximum = table.int_as("receive_maximum").unwrap_or(1_000);
+    settings.receive_maximum = table.int_as("receive_maximum").unwrap_or(RECEIVE_MAXIMUM);
     // It sends nothing but acknowledgements.
     settings.in_flight_max = 16;
     settings.resumes_qos2 = persistent && qos == 2;

@@ -144,9 +144,10 @@ async fn poll(
 ) {
     let mut ready = Some(ready);
     let mut in_flight: HashMap<u16, usize> = HashMap::new();
+    let mut events = VecDeque::new();
     loop {
-        let event = match tokio::time::timeout(watchdog, link.poll()).await {
-            Ok(Ok(event)) => event,
+        match tokio::time::timeout(watchdog, link.poll(&mut events)).await {
+            Ok(Ok(())) => {}
             ended => {
                 let hangs =
                     || Broken::Lost(format!("the connection hangs: no sign of life for {watchdog:?}"));
@@ -155,25 +156,29 @@ async fn poll(
                 answer(&mut ready, Err(broken));
                 return;
             }
-        };
-        match event {
-            Event::Connected(welcome) => answer(&mut ready, Ok(welcome)),
-            Event::Sent(packet) => {
-                let row = state.queued.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                match row {
-                    Some(row) if packet == 0 => state.deliveries.done(row, None),
-                    Some(row) => drop(in_flight.insert(packet, row)),
-                    None => {}
-                }
-            }
-            Event::Acknowledged { packet, refused } => {
-                if let Some(row) = in_flight.remove(&packet) {
-                    acknowledged(&state, row, refused);
-                }
-            }
-            // Until the broker has closed the connection: then it has read everything.
-            Event::Closed | Event::Message(_) | Event::Subscribed(_) | Event::Other => {}
         }
+        for event in events.drain(..) {
+            match event {
+                Event::Connected(welcome) => answer(&mut ready, Ok(welcome)),
+                Event::Sent(packet) => on_sent(&state, packet, &mut in_flight),
+                Event::Acknowledged { packet, refused } => {
+                    if let Some(row) = in_flight.remove(&packet) {
+                        acknowledged(&state, row, refused);
+                    }
+                }
+                // Until the broker has closed the connection: then it has read everything.
+                Event::Closed | Event::Message(_) | Event::Subscribed(_) | Event::Heard => {}
+            }
+        }
+    }
+}
+
+fn on_sent(state: &State, packet: u16, in_flight: &mut HashMap<u16, usize>) {
+    let row = state.queued.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    match row {
+        Some(row) if packet == 0 => state.deliveries.done(row, None),
+        Some(row) => drop(in_flight.insert(packet, row)),
+        None => {}
     }
 }
 

@@ -2,11 +2,13 @@
 //! It waits for room only with messages that the broker would send again; a
 //! QoS 0 message without room is dropped and counted.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::heard::Heard;
 use super::link::{Broken, Event, Incoming, Link, Requests};
 use super::memory::{Memory, Plan, Subscriptions, plan};
 
@@ -36,6 +38,7 @@ pub(super) struct Session {
     pub(super) room: Arc<Semaphore>,
     pub(super) room_bytes: usize,
     pub(super) watchdog: Duration,
+    pub(super) heard: Arc<Heard>,
     /// Told once, when messages can come.
     pub(super) ready: Option<oneshot::Sender<()>>,
     pub(super) count: u64,
@@ -44,9 +47,10 @@ pub(super) struct Session {
 impl Session {
     /// Until the connection ends.
     pub(super) async fn run(mut self) -> Broken {
+        let mut events = VecDeque::new();
         loop {
-            let event = match tokio::time::timeout(self.watchdog, self.link.poll()).await {
-                Ok(Ok(event)) => event,
+            match tokio::time::timeout(self.watchdog, self.link.poll(&mut events)).await {
+                Ok(Ok(())) => {}
                 Ok(Err(broken)) => return broken,
                 Err(_) => {
                     return Broken::Lost(format!(
@@ -54,18 +58,26 @@ impl Session {
                         self.watchdog
                     ));
                 }
-            };
-            let ended = match event {
-                Event::Connected(welcome) => self.on_connected(welcome.session_present),
-                Event::Subscribed(answers) => self.on_subscribed(&answers),
-                Event::Message(message) => self.on_message(message).await,
-                // The broker closes the connection when it has read our good-bye, and all
-                // acknowledgements before it: the next connection must not overtake them.
-                Event::Closed | Event::Sent(_) | Event::Acknowledged { .. } | Event::Other => None,
-            };
-            if let Some(broken) = ended {
-                return broken;
             }
+            for event in events.drain(..) {
+                if let Some(broken) = self.on_event(event).await {
+                    return broken;
+                }
+            }
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) -> Option<Broken> {
+        if !matches!(event, Event::Sent(_) | Event::Closed) {
+            self.heard.now();
+        }
+        match event {
+            Event::Connected(welcome) => self.on_connected(welcome.session_present),
+            Event::Subscribed(answers) => self.on_subscribed(&answers),
+            Event::Message(message) => self.on_message(message).await,
+            // The broker closes the connection when it has read our good-bye, and all
+            // acknowledgements before it: the next connection must not overtake them.
+            Event::Closed | Event::Sent(_) | Event::Acknowledged { .. } | Event::Heard => None,
         }
     }
 

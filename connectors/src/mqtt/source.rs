@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tidegate_engine::codec::Decoder;
 use tidegate_engine::error::ConnectorError;
-use tidegate_engine::source::{Committer, Polled, Position, Source};
+use tidegate_engine::source::{Committer, Polled, Position, Silence, Source};
 use tidegate_engine::time::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::acks::{Acks, MqttCommitter, Place};
 use super::columns::{OwnRows, TopicReader};
+use super::heard::Heard;
 use super::link::{Broken, Requests};
 use super::memory::{Memory, Subscriptions};
 use super::session::{Arrived, MESSAGE_OVERHEAD_BYTES, Session};
@@ -63,6 +64,7 @@ pub(super) struct Running {
     requests: Arc<dyn Requests>,
     arrivals: mpsc::Receiver<Arrived>,
     acks: Arc<Acks>,
+    heard: Arc<Heard>,
     task: JoinHandle<Broken>,
     since: Instant,
 }
@@ -130,6 +132,7 @@ impl MqttSource {
         // As many as the buffer can hold: `send` waits for room in bytes only.
         let (sender, arrivals) = mpsc::channel(self.buffer_bytes / MESSAGE_OVERHEAD_BYTES + 1);
         let (ready, is_ready) = oneshot::channel();
+        let heard = Arc::new(Heard::new());
         let session = Session {
             node: self.node.clone(),
             link,
@@ -140,12 +143,13 @@ impl MqttSource {
             room: Arc::new(Semaphore::new(self.buffer_bytes)),
             room_bytes: self.buffer_bytes,
             watchdog: self.settings.watchdog(),
+            heard: Arc::clone(&heard),
             ready: Some(ready),
             count: 0,
         };
         let acks = Arc::new(Acks::new(self.connections, Arc::clone(&requests)));
         let task = tokio::spawn(session.run());
-        Ok((Running { requests, arrivals, acks, task, since: Instant::now() }, is_ready))
+        Ok((Running { requests, arrivals, acks, heard, task, since: Instant::now() }, is_ready))
     }
 
     /// Why the connection ended, judged.
@@ -228,6 +232,11 @@ impl Source for MqttSource {
     fn committer(&self) -> Option<Box<dyn Committer>> {
         let running = self.running.as_ref()?;
         Some(Box::new(MqttCommitter(Arc::clone(&running.acks))))
+    }
+
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        let running = self.running.as_ref()?;
+        Some(Arc::clone(&running.heard) as Arc<dyn Silence>)
     }
 
     /// The last acknowledgements go out before the good-bye; the broker keeps

@@ -1,5 +1,7 @@
 //! MQTT 3.1.1 by rumqttc. As in `v5`, a link is never reconnected.
 
+use std::collections::VecDeque;
+
 use async_trait::async_trait;
 use rumqttc::{
     AsyncClient, ConnectionError, Event as Raw, EventLoop, MqttOptions, Outgoing as Went, Packet, Publish,
@@ -93,12 +95,22 @@ impl Requests for V4Requests {
 
 #[async_trait]
 impl Link for V4Link {
-    async fn poll(&mut self) -> Result<Event, Broken> {
-        match self.0.poll().await {
-            Ok(Raw::Incoming(packet)) => Ok(incoming(packet)),
-            Ok(Raw::Outgoing(went)) => Ok(outgoing(&went)),
-            Err(error) => Err(broken(error)),
+    async fn poll(&mut self, events: &mut VecDeque<Event>) -> Result<(), Broken> {
+        while events.is_empty() {
+            events.extend(event(self.0.poll().await.map_err(broken)?));
+            // One read brings many packets: they need no turn of the loop each.
+            while let Some(raw) = self.0.state.events.pop_front() {
+                events.extend(event(raw));
+            }
         }
+        Ok(())
+    }
+}
+
+fn event(raw: Raw) -> Option<Event> {
+    match raw {
+        Raw::Incoming(packet) => Some(incoming(packet)),
+        Raw::Outgoing(went) => outgoing(&went),
     }
 }
 
@@ -127,16 +139,16 @@ fn incoming(packet: Packet) -> Event {
         }
         Packet::PubAck(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
         Packet::PubComp(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
-        _ => Event::Other,
+        _ => Event::Heard,
     }
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign list; only these concern us")]
-fn outgoing(went: &Went) -> Event {
+fn outgoing(went: &Went) -> Option<Event> {
     match went {
-        Went::Publish(packet) => Event::Sent(*packet),
-        Went::Disconnect => Event::Closed,
-        _ => Event::Other,
+        Went::Publish(packet) => Some(Event::Sent(*packet)),
+        Went::Disconnect => Some(Event::Closed),
+        _ => None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! MQTT 5 by rumqttc. What that crate does at a reconnect (0.25.1 forgets
 //! requests, keeps collisions) does not matter: a link is never reconnected.
 
+use std::collections::VecDeque;
+
 use async_trait::async_trait;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, DisconnectReasonCode, Filter, Packet, PubAckReason, PubRecReason, Publish, PublishProperties,
@@ -103,12 +105,22 @@ impl Requests for V5Requests {
 
 #[async_trait]
 impl Link for V5Link {
-    async fn poll(&mut self) -> Result<Event, Broken> {
-        match self.0.poll().await {
-            Ok(Raw::Incoming(packet)) => Ok(incoming(packet)),
-            Ok(Raw::Outgoing(went)) => Ok(outgoing(&went)),
-            Err(error) => Err(broken(error)),
+    async fn poll(&mut self, events: &mut VecDeque<Event>) -> Result<(), Broken> {
+        while events.is_empty() {
+            events.extend(event(self.0.poll().await.map_err(broken)?));
+            // One read brings many packets: they need no turn of the loop each.
+            while let Some(raw) = self.0.state.events.pop_front() {
+                events.extend(event(raw));
+            }
         }
+        Ok(())
+    }
+}
+
+fn event(raw: Raw) -> Option<Event> {
+    match raw {
+        Raw::Incoming(packet) => Some(incoming(packet)),
+        Raw::Outgoing(went) => outgoing(&went),
     }
 }
 
@@ -134,12 +146,12 @@ fn incoming(packet: Packet) -> Event {
             Event::Acknowledged { packet: answer.pkid, refused: by_puback(answer.reason) }
         }
         Packet::PubRec(answer) => match by_pubrec(answer.reason) {
-            None => Event::Other,
+            None => Event::Heard,
             refused => Event::Acknowledged { packet: answer.pkid, refused },
         },
         // Any reason in a PUBCOMP means that the broker completed the message before.
         Packet::PubComp(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
-        _ => Event::Other,
+        _ => Event::Heard,
     }
 }
 
@@ -185,11 +197,11 @@ fn welcome(accepted: &ConnAck) -> Welcome {
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign list; only these concern us")]
-fn outgoing(went: &Went) -> Event {
+fn outgoing(went: &Went) -> Option<Event> {
     match went {
-        Went::Publish(packet) => Event::Sent(*packet),
-        Went::Disconnect => Event::Closed,
-        _ => Event::Other,
+        Went::Publish(packet) => Some(Event::Sent(*packet)),
+        Went::Disconnect => Some(Event::Closed),
+        _ => None,
     }
 }
 

@@ -17,24 +17,43 @@ pub(crate) struct Broker {
     jars: PathBuf,
     port: u16,
     pub(crate) servers: String,
+    /// Ports of the listeners that want a password, and TLS.
+    pub(crate) sasl_port: u16,
+    pub(crate) tls_port: u16,
 }
 
 impl Broker {
     pub(crate) fn start() -> Broker {
+        Broker::start_with(None)
+    }
+
+    /// With listeners for the user `u` and the password `right`, and for TLS with
+    /// this file of a key and its certificate.
+    pub(crate) fn start_secured(key_and_certificate: &Path) -> Broker {
+        Broker::start_with(Some(key_and_certificate))
+    }
+
+    fn start_with(key_and_certificate: Option<&Path>) -> Broker {
         let jars = part("kafka.sh");
         let folder = tempfile::tempdir().expect("a folder is made");
-        let (port, controller) = (free_port(), free_port());
+        let [port, controller, sasl_port, tls_port] = std::array::from_fn(|_| free_port());
         let settings = folder.path().join("server.properties");
-        std::fs::write(&settings, properties(folder.path(), port, controller)).expect("settings are written");
+        let mut all = properties(folder.path(), port, controller);
+        if let Some(keystore) = key_and_certificate {
+            all = secured(&all, keystore, sasl_port, tls_port);
+        }
+        std::fs::write(&settings, all).expect("settings are written");
         let formatted = java(&jars, folder.path())
             .args(["kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
             .arg(&settings)
+            .args(["--add-scram", "SCRAM-SHA-512=[name=u,password=right]"])
             .status()
             .expect("java runs");
         assert!(formatted.success(), "the storage is not formatted");
         let server = Server::start(java(&jars, folder.path()).arg("kafka.Kafka").arg(&settings));
         wait_for_port(port);
-        Broker { server, folder, jars, port, servers: format!("127.0.0.1:{port}") }
+        let servers = format!("127.0.0.1:{port}");
+        Broker { server, folder, jars, port, servers, sasl_port, tls_port }
     }
 
     /// SIGKILL.
@@ -89,5 +108,28 @@ group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 ",
         folder.join("data").display()
+    )
+}
+
+/// The settings with two listeners more.
+fn secured(settings: &str, keystore: &Path, sasl: u16, tls: u16) -> String {
+    let more =
+        |listeners: &str| format!("{listeners},SASL_PLAINTEXT://127.0.0.1:{sasl},SSL://127.0.0.1:{tls}");
+    let line = |line: &str| match line.split_once('=') {
+        Some((key @ ("listeners" | "advertised.listeners"), value)) => format!("{key}={}\n", more(value)),
+        Some((key @ "listener.security.protocol.map", value)) => {
+            format!("{key}={value},SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    let all: String = settings.lines().map(line).collect();
+    format!(
+        "{all}sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_u=\"right\";
+listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+ssl.keystore.type=PEM
+ssl.keystore.location={}
+",
+        keystore.display()
     )
 }

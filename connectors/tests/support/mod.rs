@@ -9,6 +9,8 @@
     reason = "helpers of tests fail by panicking, and measure real time"
 )]
 
+pub(crate) mod certificates;
+pub(crate) mod job;
 pub(crate) mod kafka;
 pub(crate) mod kafka_real;
 pub(crate) mod mosquitto;
@@ -43,12 +45,14 @@ pub(crate) fn sink(kind: &str, keys: &str, input: &Input, context: &BuildContext
 }
 
 /// What a source gave.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Read {
     /// Every item, in order.
     pub(crate) items: Vec<Rows>,
     /// Whether it ended.
     pub(crate) ended: bool,
+    /// The partitions that it named last.
+    pub(crate) partitions: Vec<u32>,
 }
 
 impl Read {
@@ -94,6 +98,7 @@ pub(crate) async fn read(source: &mut dyn Source, rows: usize) -> Read {
         while read.rows() + read.rejects() < rows {
             match source.next().await.expect("the source reads") {
                 Polled::Rows(item) => read.items.push(item),
+                Polled::Partitions(ours) => read.partitions = ours,
                 Polled::End => {
                     read.ended = true;
                     break;
@@ -113,9 +118,27 @@ pub(crate) async fn read_to_end(source: &mut dyn Source) -> Read {
     all
 }
 
-/// Whether `next` gives nothing for this long.
+/// Whether no rows come for this long.
 pub(crate) async fn is_silent(source: &mut dyn Source, span: Duration) -> bool {
-    tokio::time::timeout(span, source.next()).await.is_err()
+    let anything = async { while let Ok(Polled::Partitions(_)) = source.next().await {} };
+    tokio::time::timeout(span, anything).await.is_err()
+}
+
+/// Rows that come within this time.
+pub(crate) async fn within(source: &mut dyn Source, span: Duration) -> Read {
+    let mut read = Read::default();
+    let next = async {
+        loop {
+            match source.next().await.expect("the source reads") {
+                Polled::Rows(item) => return read.items.push(item),
+                Polled::Partitions(ours) => read.partitions = ours,
+                Polled::End => panic!("the source has ended"),
+            }
+        }
+    };
+    // Nothing in time is an answer too.
+    tokio::time::timeout(span, next).await.ok();
+    read
 }
 
 /// Each number of the range once, in any order.

@@ -62,6 +62,11 @@ impl Mosquitto {
         self.folder.path().join("mosquitto.db")
     }
 
+    /// What it has logged since its last start.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     /// STOP, CONT, TERM.
     pub(crate) fn signal(&self, name: &str) {
         self.server.signal(name);
@@ -74,8 +79,7 @@ impl Mosquitto {
 }
 
 fn run(folder: &Path) -> Server {
-    let log = std::fs::File::create(std::env::var("MQLOG").map_or(folder.join("log"), PathBuf::from))
-        .expect("a log is made");
+    let log = std::fs::File::create(folder.join("log")).expect("a log is made");
     let mut command = Command::new(part("mosquitto.sh"));
     command.arg("-c").arg(folder.join("conf")).stdin(Stdio::null());
     command.stdout(log.try_clone().expect("the log has two ends")).stderr(log);

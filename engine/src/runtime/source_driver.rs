@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use super::ledger::Report;
 use super::outlets::Outlets;
 use super::parts::{Command, JobLine, Word};
-use super::source_reader::{Reading, read};
+use super::source_reader::{Desk, Reading, Transit, read};
 use super::watermark::Watermarks;
 use crate::codec::BadRow;
 use crate::error::{OperatorError, RejectedRow};
 use crate::event::{Event, Watermark};
 use crate::reject::{bad_row, rejects};
 use crate::schema::StreamSchema;
-use crate::source::{Committer, Position, Rows, SourcePart, WatermarkPolicy};
+use crate::source::{Committer, Position, Rows, Silence, SourcePart, WatermarkPolicy};
 use crate::time::{Clock, Time, micros};
 
 /// Port of rows that could not be used.
@@ -45,8 +45,10 @@ pub(super) struct SourceDriver {
     reported: BTreeMap<u64, Option<Position>>,
     last_epoch: u64,
     started: Instant,
-    connected: bool,
-    lags: bool,
+    /// Between `open` and a loss.
+    opened: bool,
+    silence: Option<Arc<dyn Silence>>,
+    transit: Arc<Transit>,
 }
 
 /// Why a driver's loop ends.
@@ -86,8 +88,9 @@ impl SourceDriver {
             reported: BTreeMap::new(),
             last_epoch: 0,
             started: Instant::now(),
-            connected: false,
-            lags: false,
+            opened: false,
+            silence: None,
+            transit: Arc::default(),
         }
     }
 
@@ -96,7 +99,8 @@ impl SourceDriver {
         let (stop_reader, stopped) = watch::channel(false);
         let (sender, mut readings) = mpsc::channel(READINGS_MAX);
         let stats = Arc::clone(&self.outlets.stats);
-        let reader = tokio::spawn(read(part.source, self.position.clone(), stats, sender, stopped));
+        let desk = Desk { sender, transit: Arc::clone(&self.transit) };
+        let reader = tokio::spawn(read(part.source, self.position.clone(), stats, desk, stopped));
         let tick = (self.policy.idle / 4).clamp(Duration::from_millis(10), TICK_MAX);
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -108,11 +112,12 @@ impl SourceDriver {
             let step = tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => self.on_command(command).await,
+                // Before the rows: one busy partition must not keep a silent one from being idle.
+                _ = ticks.tick() => self.on_tick().await,
                 reading = readings.recv() => match reading {
                     Some(reading) => self.on_reading(reading).await,
                     None => Err(Stop::Failed("the source's task has died".into())),
                 },
-                _ = ticks.tick() => self.on_tick().await,
             };
             if let Err(stop) = step {
                 break stop;
@@ -190,22 +195,27 @@ impl SourceDriver {
 
     async fn on_reading(&mut self, reading: Reading) -> Result<(), Stop> {
         match reading {
-            Reading::Opened(committer) => {
+            Reading::Opened { committer, silence } => {
                 self.committer = committer;
-                self.connected = true;
+                self.silence = silence;
+                self.opened = true;
                 Ok(())
             }
             Reading::Lost => {
-                self.connected = false;
-                Ok(())
+                self.opened = false;
+                // Looked at now: the source may be back before the next tick.
+                self.on_tick().await
             }
             Reading::End => Err(Stop::End),
             Reading::Fatal(message) => Err(Stop::Failed(message)),
-            Reading::Rows { rows, partitions, lag_rows, connected } => {
-                self.connected = connected;
-                self.lags = lag_rows.is_some_and(|lag| lag > 0);
-                let now = self.started.elapsed();
-                self.watermarks.set_partitions(usize::try_from(partitions).unwrap_or(0), now);
+            Reading::Partitions(all) => {
+                // Whoever reads on where we stop waits until our rows are durable.
+                self.job.say(Word::WantsCommit).await;
+                let raised = self.watermarks.set_partitions(&all, self.started.elapsed());
+                self.send_watermarks(raised).await
+            }
+            Reading::Rows(rows) => {
+                self.transit.taken();
                 self.on_rows(rows).await
             }
         }
@@ -282,11 +292,25 @@ impl SourceDriver {
     }
 
     async fn on_tick(&mut self) -> Result<(), Stop> {
-        // Rows that wait outside are not silence.
-        if self.lags || self.stream.time.is_none() {
+        if self.stream.time.is_none() {
             return Ok(());
         }
-        for watermark in self.watermarks.on_time(self.started.elapsed(), self.connected) {
+        let known_until = |partition: u32| {
+            // The source is asked first: its rows go into transit before it forgets them.
+            let known = match &self.silence {
+                _ if !self.opened => return None,
+                Some(silence) => silence.known_until(partition)?,
+                None => Instant::now(),
+            };
+            let on_their_way = self.transit.has(partition);
+            (!on_their_way).then(|| known.saturating_duration_since(self.started))
+        };
+        let watermarks = self.watermarks.on_time(known_until);
+        self.send_watermarks(watermarks).await
+    }
+
+    async fn send_watermarks(&mut self, watermarks: Vec<Watermark>) -> Result<(), Stop> {
+        for watermark in watermarks {
             self.send_watermark(watermark).await?;
         }
         Ok(())

@@ -2,14 +2,15 @@
 //! A task of its own, so that `next` is never cancelled while the driver
 //! serves barriers.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::stats::NodeStats;
 use crate::error::ConnectorError;
-use crate::source::{Committer, Polled, Position, Rows, Source};
+use crate::source::{Committer, Polled, Position, Rows, Silence, Source};
 
 /// First wait after a lost peer.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -21,9 +22,11 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// What the reader tells its driver.
 pub(super) enum Reading {
     /// The peer is there.
-    Opened(Option<Box<dyn Committer>>),
-    /// Rows, and what is known of the rest.
-    Rows { rows: Rows, partitions: u32, lag_rows: Option<u64>, connected: bool },
+    Opened { committer: Option<Box<dyn Committer>>, silence: Option<Arc<dyn Silence>> },
+    /// Rows.
+    Rows(Rows),
+    /// These partitions are the source's from here on.
+    Partitions(Vec<u32>),
     /// The peer is away; it is opened again by itself.
     Lost,
     /// There will be no more rows.
@@ -32,18 +35,44 @@ pub(super) enum Reading {
     Fatal(String),
 }
 
+/// Partitions of rows between the source and the driver: they are not silent.
+#[derive(Debug, Default)]
+pub(super) struct Transit(Mutex<VecDeque<u32>>);
+
+impl Transit {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The driver has taken the oldest rows.
+    pub(super) fn taken(&self) {
+        self.lock().pop_front();
+    }
+
+    /// Whether rows of this partition are on their way.
+    pub(super) fn has(&self, partition: u32) -> bool {
+        self.lock().contains(&partition)
+    }
+}
+
+/// Where the reader's news go.
+pub(super) struct Desk {
+    pub(super) sender: mpsc::Sender<Reading>,
+    pub(super) transit: Arc<Transit>,
+}
+
 /// Reads until the end, a fatal error or `stop`.
 pub(super) async fn read(
     mut source: Box<dyn Source>,
     mut position: Option<Position>,
     stats: Arc<NodeStats>,
-    sender: mpsc::Sender<Reading>,
+    desk: Desk,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let opened_at = tokio::time::Instant::now();
-        let reading = read_once(source.as_mut(), &mut position, &stats, &sender);
+        let reading = read_once(source.as_mut(), &mut position, &stats, &desk);
         let outcome = tokio::select! {
             outcome = reading => outcome,
             _ = stop.wait_for(|stop| *stop) => break,
@@ -55,7 +84,7 @@ pub(super) async fn read(
                 stats.error();
                 stats.set_state(format!("lost: {error}"));
                 tracing::warn!(node = %stats.name, "lost: {error}; trying again");
-                if sender.send(Reading::Lost).await.is_err() {
+                if desk.sender.send(Reading::Lost).await.is_err() {
                     break;
                 }
                 if opened_at.elapsed() >= STABLE_AFTER {
@@ -69,7 +98,7 @@ pub(super) async fn read(
                 continue;
             }
         };
-        if sender.send(last).await.is_err() {
+        if desk.sender.send(last).await.is_err() {
             tracing::debug!(node = %stats.name, "the driver is gone");
         }
         break;
@@ -84,30 +113,23 @@ async fn read_once(
     source: &mut dyn Source,
     position: &mut Option<Position>,
     stats: &NodeStats,
-    sender: &mpsc::Sender<Reading>,
+    desk: &Desk,
 ) -> Result<(), ConnectorError> {
     stats.set_state("connecting");
     source.open(position.as_ref()).await?;
     stats.set_state("connected");
     tracing::info!(node = %stats.name, "connected");
-    if sender.send(Reading::Opened(source.committer())).await.is_err() {
-        return Ok(());
-    }
-    loop {
-        match source.next().await? {
-            Polled::End => return Ok(()),
+    let mut reading = Reading::Opened { committer: source.committer(), silence: source.silence() };
+    while desk.sender.send(reading).await.is_ok() {
+        reading = match source.next().await? {
+            Polled::End => break,
+            Polled::Partitions(all) => Reading::Partitions(all),
             Polled::Rows(rows) => {
                 *position = Some(rows.position.clone());
-                let reading = Reading::Rows {
-                    rows,
-                    partitions: source.partitions(),
-                    lag_rows: source.lag_rows(),
-                    connected: source.is_connected(),
-                };
-                if sender.send(reading).await.is_err() {
-                    return Ok(());
-                }
+                desk.transit.lock().push_back(rows.partition);
+                Reading::Rows(rows)
             }
-        }
+        };
     }
+    Ok(())
 }
