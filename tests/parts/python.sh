@@ -7,7 +7,8 @@ venv="$all/python"
 mkdir -p "$all"
 exec 9>"$all/python.lock"
 flock 9
-if [ ! -f "$venv/complete" ]; then
+packages="pymodbus==3.16.1 pyserial==3.5 asyncua==2.1.0"
+if [ "$(cat "$venv/complete" 2>/dev/null)" != "$packages" ]; then
   if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     if [ "$(id -u)" -ne 0 ]; then
       echo "python.sh: python3 with venv is missing; install python3-venv" >&2
@@ -16,9 +17,9 @@ if [ ! -f "$venv/complete" ]; then
     apt-get update -q >&2
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3-venv >&2
   fi
-  rm -rf "$venv"
-  python3 -m venv "$venv" >&2
-  "$venv/bin/pip" install --quiet --disable-pip-version-check pymodbus==3.16.1 asyncua==2.1.0 >&2
-  touch "$venv/complete"
+  [ -x "$venv/bin/pip" ] || python3 -m venv --clear "$venv" >&2
+  # shellcheck disable=SC2086
+  "$venv/bin/pip" install --quiet --disable-pip-version-check $packages >&2
+  echo "$packages" >"$venv/complete"
 fi
 echo "$venv/bin/python"
