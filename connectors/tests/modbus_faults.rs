@@ -202,6 +202,27 @@ async fn b1_a_device_that_is_off_gives_bad_rows_and_comes_back_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_device_the_source_says_so_even_if_it_gives_no_rows() {
+    let device = Device::start(0, script(|_| Answer::Right)).await;
+    let port = device.port;
+    let mut source = open(port, "1", "50ms\"\non_failure = \"skip", THREE).await;
+    until(&mut source, right(10), "good").await;
+    assert!(topology::is_connected(source.as_ref()));
+    // Without rows event time would go on; without a connection it stands.
+    drop(device);
+    while topology::is_connected(source.as_ref()) {
+        for (quality, _) in read(&rows(&mut source).await) {
+            assert_eq!(quality, "good", "no rows are given for failures");
+        }
+    }
+    let _device = Device::start(port, script(|_| Answer::Exception(2))).await;
+    while !topology::is_connected(source.as_ref()) {
+        rows(&mut source).await;
+    }
+    source.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn b1_a_silent_unit_does_not_slow_the_others_down() {
     let device =
         Device::start(0, script(|read| if read.unit == 9 { Answer::Silence } else { Answer::Right })).await;

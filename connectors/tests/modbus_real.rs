@@ -57,9 +57,15 @@ points  = [
     let part = (row.build)(&topology::node(&text), &topology::build_context());
     let mut source = part.unwrap_or_else(|error| panic!("{error}")).source;
     source.open(None).await.expect("opens");
-    for _ in 0..5 {
+    let mut polls = 0;
+    while polls < 5 {
         let polled = tokio::time::timeout(Duration::from_secs(20), source.next()).await.expect("in time");
         let Polled::Rows(rows) = polled.expect("no error") else { panic!("it does not end") };
+        // No rows: only the connection has changed.
+        if rows.batch.num_rows() == 0 {
+            continue;
+        }
+        polls += 1;
         let column = |name: &str| rows.batch.column_by_name(name).expect("a column").clone();
         assert_eq!(column("quality").as_string::<i32>().value(0), "good");
         assert_eq!(column("word").as_primitive::<Int64Type>().value(0), 0x1234);

@@ -7,7 +7,7 @@ venv="$all/python"
 mkdir -p "$all"
 exec 9>"$all/python.lock"
 flock 9
-packages="pymodbus==3.16.1 asyncua==2.1.0 aiosmtpd==1.4.6"
+packages="pymodbus==3.16.1 pyserial==3.5 asyncua==2.1.0 aiosmtpd==1.4.6"
 if [ "$(cat "$venv/complete" 2>/dev/null)" != "$packages" ]; then
   if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     if [ "$(id -u)" -ne 0 ]; then
@@ -17,7 +17,7 @@ if [ "$(cat "$venv/complete" 2>/dev/null)" != "$packages" ]; then
     apt-get update -q >&2
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3-venv >&2
   fi
-  [ -x "$venv/bin/pip" ] || python3 -m venv "$venv" >&2
+  [ -x "$venv/bin/pip" ] || python3 -m venv --clear "$venv" >&2
   # shellcheck disable=SC2086
   "$venv/bin/pip" install --quiet --disable-pip-version-check $packages >&2
   echo "$packages" >"$venv/complete"

@@ -15,6 +15,7 @@ use tokio_modbus::{ExceptionCode, Request, Response};
 use tokio_serial::SerialPortBuilderExt;
 
 use super::address::{Address, Area};
+use super::ear::{Ear, Listening, drain};
 
 /// Where the units are.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,9 +63,9 @@ pub(crate) struct Timing {
     pub(crate) pause: Duration,
 }
 
-/// A serial line is drained until it was silent for this long: 3.5 characters
-/// at 1,200 baud are 32 ms.
-const SERIAL_SILENCE: Duration = Duration::from_millis(50);
+/// After a broadcast units are given this time to obey (Modbus over serial
+/// line V1.02, section 2.4.1: 100 to 200 ms).
+const BROADCAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A unit that is busy (exceptions 5 and 6) is asked this often.
 const BUSY_ATTEMPTS: u32 = 3;
@@ -75,16 +76,68 @@ const BUSY_WAIT: Duration = Duration::from_millis(100);
 pub(crate) struct Bus {
     transport: Transport,
     timing: Timing,
+    /// Polls pass here one by one: no more than one stands before a write.
+    polls: Mutex<()>,
     line: Mutex<Line>,
+}
+
+/// Who asks: a write, and what belongs to it, goes before all polls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    Poll,
+    Write,
 }
 
 #[derive(Default)]
 struct Line {
-    client: Option<Context>,
+    client: Option<Connected>,
     last_use: Option<Instant>,
-    /// The connection was dropped in doubt: a serial line may still carry the
-    /// late answer.
-    in_doubt: bool,
+    /// Requests whose answers may still come.
+    doubts: Vec<Doubt>,
+}
+
+/// A connection that is known to be clean.
+struct Connected {
+    context: Context,
+    /// Hears bytes come in, where frames have neither length nor number.
+    listening: Option<Listening>,
+}
+
+/// An RTU answer says neither which request it belongs to nor which registers
+/// it holds: one that comes late looks like that of the next request to the
+/// same unit with the same function. So none is made before this instant.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    shape: Shape,
+    until: Instant,
+}
+
+/// What every RTU answer tells of its request: unit and function.
+type Shape = (u8, u8);
+
+/// Why an exchange has no answer.
+enum NoAnswer {
+    Silence,
+    /// A part of a frame, and then silence.
+    BrokenOff,
+    /// Something else, or the connection is lost.
+    Wrong(String),
+}
+
+impl Connected {
+    /// Whether what came begins as an answer of this shape.
+    fn began_with(&self, (unit, function): Shape) -> bool {
+        let began = self.listening.as_ref().and_then(Listening::began_with);
+        began.is_some_and(|[first, second]| first == unit && second & 0x7F == function)
+    }
+}
+
+impl Line {
+    /// The last request was answered: nothing more comes.
+    fn clean_again(&mut self, client: Connected) {
+        self.client = Some(client);
+        self.doubts.pop();
+    }
 }
 
 /// What a read gives.
@@ -96,7 +149,7 @@ pub(crate) enum Cells {
 
 impl Bus {
     pub(crate) fn new(transport: Transport, timing: Timing) -> Bus {
-        Bus { transport, timing, line: Mutex::new(Line::default()) }
+        Bus { transport, timing, polls: Mutex::new(()), line: Mutex::new(Line::default()) }
     }
 
     /// Longest wait for an answer.
@@ -104,8 +157,23 @@ impl Bus {
         self.timing.timeout
     }
 
+    /// Whether unit 0 means every unit, and none of them answers.
+    pub(crate) fn has_broadcast(&self) -> bool {
+        self.is_rtu()
+    }
+
+    fn is_rtu(&self) -> bool {
+        !matches!(self.transport, Transport::Tcp(_))
+    }
+
     /// Reads cells of a unit.
-    pub(crate) async fn read(&self, unit: u8, start: Address, count: u16) -> Result<Cells, BusError> {
+    pub(crate) async fn read(
+        &self,
+        unit: u8,
+        start: Address,
+        count: u16,
+        urgency: Urgency,
+    ) -> Result<Cells, BusError> {
         let request = match start.area {
             Area::Coil => Request::ReadCoils(start.offset, count),
             Area::Discrete => Request::ReadDiscreteInputs(start.offset, count),
@@ -114,8 +182,8 @@ impl Bus {
         };
         let mut attempt = 1;
         loop {
-            let answer =
-                self.exchange(unit, request.clone(), |response| cells(start.area, count, response)).await;
+            let check = |response| cells(start.area, count, response);
+            let answer = self.exchange(unit, request.clone(), urgency, check).await;
             match answer {
                 Err(BusError::Exception(ExceptionCode::Acknowledge | ExceptionCode::ServerDeviceBusy))
                     if attempt < BUSY_ATTEMPTS =>
@@ -129,94 +197,188 @@ impl Bus {
     }
 
     /// Writes registers of a unit, once; whether it was taken is known only if
-    /// this answers `Ok` or an exception.
+    /// this answers `Ok` or an exception. `multiple`: with function 16 even if
+    /// it is a single one.
     pub(crate) async fn write_registers(
         &self,
         unit: u8,
         offset: u16,
         values: &[u16],
+        multiple: bool,
     ) -> Result<(), BusError> {
         let request = match values {
-            [value] => Request::WriteSingleRegister(offset, *value),
+            [value] if !multiple => Request::WriteSingleRegister(offset, *value),
             _ => Request::WriteMultipleRegisters(offset, Cow::Owned(values.to_vec())),
         };
         self.write(unit, request).await
     }
 
-    /// Writes one coil of a unit, once.
-    pub(crate) async fn write_coil(&self, unit: u8, offset: u16, value: bool) -> Result<(), BusError> {
-        self.write(unit, Request::WriteSingleCoil(offset, value)).await
+    /// Writes one coil of a unit, once; `multiple`: with function 15.
+    pub(crate) async fn write_coil(
+        &self,
+        unit: u8,
+        offset: u16,
+        value: bool,
+        multiple: bool,
+    ) -> Result<(), BusError> {
+        let request = if multiple {
+            Request::WriteMultipleCoils(offset, Cow::Owned(vec![value]))
+        } else {
+            Request::WriteSingleCoil(offset, value)
+        };
+        self.write(unit, request).await
     }
 
     async fn write(&self, unit: u8, request: Request<'static>) -> Result<(), BusError> {
+        if unit == 0 && self.has_broadcast() {
+            return self.broadcast(request).await;
+        }
         let expected = request.clone();
-        self.exchange(unit, request, move |response| echoes(&expected, &response)).await
+        let check = move |response| echoes(&expected, &response);
+        self.exchange(unit, request, Urgency::Write, check).await
     }
 
-    /// One request and its answer. Not cancel-safe by itself: the guard below
-    /// drops the connection if this future is dropped half-way.
+    /// Sends to every unit; nobody answers, so nobody waits for an answer.
+    async fn broadcast(&self, request: Request<'static>) -> Result<(), BusError> {
+        let mut line = self.line.lock().await;
+        let mut client = self.clean(&mut line, (0, request.function_code().value())).await?;
+        client.context.set_slave(Slave(0));
+        let sent = timeout(BROADCAST_PAUSE, client.context.call(request)).await;
+        line.last_use = Some(Instant::now());
+        match sent {
+            Ok(Err(tokio_modbus::Error::Transport(error))) => {
+                Err(BusError::Garbled(format!("connection lost: {}", error.kind())))
+            }
+            // An answer all the same: the line is not what it should be.
+            Ok(_) => Ok(()),
+            Err(_) => {
+                line.client = Some(client);
+                Ok(())
+            }
+        }
+    }
+
+    /// One request and its answer. If this future is dropped half-way, so is
+    /// the connection: only a clean answer puts it back.
     async fn exchange<T>(
         &self,
         unit: u8,
         request: Request<'static>,
+        urgency: Urgency,
         check: impl FnOnce(Response) -> Option<T>,
     ) -> Result<T, BusError> {
+        let _turn = match urgency {
+            Urgency::Poll => Some(self.polls.lock().await),
+            Urgency::Write => None,
+        };
         let mut line = self.line.lock().await;
+        let shape = (unit, request.function_code().value());
+        let mut client = self.clean(&mut line, shape).await?;
+        let sent = Instant::now();
+        // As long as nothing came, it may come: twice the time that was given.
+        line.doubts.push(Doubt { shape, until: sent + self.timing.timeout * 3 });
+        client.context.set_slave(Slave(unit));
+        let answer = self.answer(&mut client, request).await;
+        line.last_use = Some(Instant::now());
+        let wrong = |reason: String| (BusError::Garbled(reason), Some(sent + self.timing.timeout));
+        let failed = match answer {
+            Ok(Ok(response)) => match check(response) {
+                Some(checked) => {
+                    line.clean_again(client);
+                    return Ok(checked);
+                }
+                None => wrong("an answer of the wrong length or to another request".into()),
+            },
+            Ok(Err(exception)) => {
+                line.clean_again(client);
+                return Err(BusError::Exception(exception));
+            }
+            Err(NoAnswer::Silence) => return Err(BusError::Timeout(self.timing.timeout)),
+            // What came was ours, and nothing more comes.
+            Err(NoAnswer::BrokenOff) if client.began_with(shape) => {
+                (BusError::Garbled("an answer that is broken off".into()), None)
+            }
+            Err(NoAnswer::BrokenOff) => wrong("noise instead of an answer".into()),
+            Err(NoAnswer::Wrong(reason)) => wrong(reason),
+        };
+        // Something came; if it was another's, ours comes in its time.
+        line.doubts.pop();
+        line.doubts.extend(failed.1.map(|until| Doubt { shape, until }));
+        Err(failed.0)
+    }
+
+    async fn answer(
+        &self,
+        client: &mut Connected,
+        request: Request<'static>,
+    ) -> Result<Result<Response, ExceptionCode>, NoAnswer> {
+        let Connected { context, listening } = client;
+        let broken_off = async {
+            match listening {
+                Some(listening) => listening.broken_off().await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(self.timing.timeout, context.call(request)) => answer,
+            () = broken_off => return Err(NoAnswer::BrokenOff),
+        };
+        match answer {
+            Err(_) => Err(NoAnswer::Silence),
+            Ok(Err(tokio_modbus::Error::Transport(error))) => {
+                Err(NoAnswer::Wrong(format!("connection lost: {}", error.kind())))
+            }
+            Ok(Err(tokio_modbus::Error::Protocol(error))) => Err(NoAnswer::Wrong(error.to_string())),
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+
+    /// A connection on which no answer but ours can come. Taken out of the
+    /// line: whatever happens, only a clean answer puts it back.
+    async fn clean(&self, line: &mut Line, next: Shape) -> Result<Connected, BusError> {
         let pause_until = line.last_use.map(|last| last + self.timing.pause);
         if let Some(until) = pause_until.filter(|_| !self.timing.pause.is_zero()) {
             tokio::time::sleep_until(until).await;
         }
-        // Taken out: whatever happens below, only a clean answer puts it back.
-        let mut client = match line.client.take() {
-            Some(client) => client,
-            None => self.connect(line.in_doubt).await?,
-        };
-        line.in_doubt = true;
-        client.set_slave(Slave(unit));
-        let answer = timeout(self.timing.timeout, client.call(request)).await;
-        line.last_use = Some(Instant::now());
-        let answer = match answer {
-            Err(_) => return Err(BusError::Timeout(self.timing.timeout)),
-            Ok(Err(tokio_modbus::Error::Transport(error))) => {
-                return Err(BusError::Garbled(format!("connection lost: {}", error.kind())));
-            }
-            Ok(Err(tokio_modbus::Error::Protocol(error))) => {
-                return Err(BusError::Garbled(error.to_string()));
-            }
-            Ok(Ok(answer)) => answer,
-        };
-        let checked = match answer {
-            Ok(response) => check(response).ok_or_else(|| {
-                BusError::Garbled("an answer of the wrong length or to another request".into())
-            })?,
-            Err(exception) => {
-                line.client = Some(client);
-                line.in_doubt = false;
-                return Err(BusError::Exception(exception));
-            }
-        };
-        line.client = Some(client);
-        line.in_doubt = false;
-        Ok(checked)
+        let now = Instant::now();
+        line.doubts.retain(|doubt| doubt.until > now);
+        let same = line.doubts.iter().filter(|doubt| doubt.shape == next && self.is_rtu());
+        let quiet = same.map(|doubt| doubt.until).max();
+        match line.client.take() {
+            Some(client) if quiet.is_none() => Ok(client),
+            Some(_) | None => self.connect(quiet.unwrap_or(now)).await,
+        }
     }
 
-    async fn connect(&self, in_doubt: bool) -> Result<Context, BusError> {
+    /// `quiet`: until this instant something may come that belongs to an
+    /// earlier request.
+    async fn connect(&self, quiet: Instant) -> Result<Connected, BusError> {
         let unreachable = |error: std::io::Error| BusError::Unreachable(format!("cannot connect: {error}"));
         // The unit is set before each request.
         let nobody = Slave(0);
         match &self.transport {
-            Transport::Tcp(address) => Ok(tcp::attach_slave(self.dial(address).await?, nobody)),
-            Transport::RtuOverTcp(address) => Ok(rtu::attach_slave(self.dial(address).await?, nobody)),
+            Transport::Tcp(address) => {
+                // Answers carry the number of their request.
+                let context = tcp::attach_slave(self.dial(address).await?, nobody);
+                Ok(Connected { context, listening: None })
+            }
+            Transport::RtuOverTcp(address) => {
+                let mut stream = self.dial(address).await?;
+                drain(&mut stream, quiet).await.map_err(unreachable)?;
+                let (ear, listening) = Ear::new(stream);
+                Ok(Connected { context: rtu::attach_slave(ear, nobody), listening: Some(listening) })
+            }
             Transport::Serial { path, line } => {
                 let port = tokio_serial::new(path, line.baud)
                     .data_bits(line.data_bits)
                     .parity(line.parity)
                     .stop_bits(line.stop_bits);
                 let mut port = port.open_native_async().map_err(|error| unreachable(error.into()))?;
-                if in_doubt {
-                    drain(&mut port).await.map_err(unreachable)?;
-                }
-                Ok(rtu::attach_slave(port, nobody))
+                // The port may hold what came before it was opened.
+                drain(&mut port, quiet).await.map_err(unreachable)?;
+                let (ear, listening) = Ear::new(port);
+                Ok(Connected { context: rtu::attach_slave(ear, nobody), listening: Some(listening) })
             }
         }
     }
@@ -230,20 +392,6 @@ impl Bus {
         stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
         Ok(stream)
     }
-}
-
-/// Reads a line until it is silent: a late answer must not meet the next request.
-async fn drain(port: &mut tokio_serial::SerialStream) -> std::io::Result<()> {
-    use tokio::io::AsyncReadExt;
-    let mut bytes = [0; 256];
-    // Noise without end is given up after twenty times the silence.
-    for _ in 0..20 {
-        match timeout(SERIAL_SILENCE, port.read(&mut bytes)).await {
-            Err(_) => return Ok(()),
-            Ok(read) => read?,
-        };
-    }
-    Ok(())
 }
 
 /// The cells of an answer, if it is one to this request.
@@ -272,6 +420,9 @@ fn echoes(request: &Request<'static>, response: &Response) -> Option<()> {
     let same = match (request, response) {
         (Request::WriteSingleCoil(at, value), Response::WriteSingleCoil(there, written)) => {
             at == there && value == written
+        }
+        (Request::WriteMultipleCoils(at, values), Response::WriteMultipleCoils(there, count)) => {
+            at == there && values.len() == usize::from(*count)
         }
         (Request::WriteSingleRegister(at, value), Response::WriteSingleRegister(there, written)) => {
             at == there && value == written

@@ -209,6 +209,8 @@ fn to_bcd(mut number: u64, bytes: usize) -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests {
     use super::*;
 

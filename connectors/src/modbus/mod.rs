@@ -6,6 +6,7 @@ mod blocks;
 mod bus;
 mod config;
 mod decode;
+mod ear;
 mod point;
 mod source;
 mod unit;

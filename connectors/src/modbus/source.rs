@@ -2,6 +2,7 @@
 //! `device`, `unit_id` (where there are several), `quality`, then the points.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{
@@ -14,7 +15,7 @@ use tidegate_engine::catalog::{BuildSource, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::source::{Polled, Position, Rows, Silence, Source, SourcePart, WatermarkPolicy};
 use tidegate_engine::time::{Clock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -108,6 +109,10 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
             Err(diagnostic) => diagnostics.push(diagnostic),
         }
     }
+    if units.contains(&0) && lines.iter().any(|(_, bus)| bus.has_broadcast()) {
+        let message = "unit 0 of an RTU line is every unit, and cannot be read".to_owned();
+        diagnostics.push(Diagnostic::error("TG-C006", message).at(table.span_of("unit_id")));
+    }
     if !diagnostics.is_empty() {
         return Err(ConfigError(diagnostics));
     }
@@ -142,7 +147,9 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         clock: Arc::clone(&context.clock),
         stream: stream.clone(),
         polls: JoinSet::new(),
-        rows: None,
+        news: None,
+        answering: Vec::new(),
+        connected: Arc::default(),
     };
     Ok(SourcePart {
         source: Box::new(source),
@@ -202,7 +209,21 @@ struct ModbusSource {
     clock: Arc<dyn Clock>,
     stream: StreamSchema,
     polls: JoinSet<()>,
-    rows: Option<mpsc::Receiver<Reading>>,
+    news: Option<mpsc::Receiver<News>>,
+    /// For each line, whether a unit of it answered the last time.
+    answering: Vec<bool>,
+    /// Whether any line does.
+    connected: Arc<AtomicBool>,
+}
+
+/// What a poller tells.
+enum News {
+    Reading(Reading),
+    /// From now on units of this line answer, or none does.
+    Answering {
+        line: usize,
+        yes: bool,
+    },
 }
 
 /// One poll of one unit.
@@ -221,8 +242,12 @@ impl Source for ModbusSource {
         self.polls.abort_all();
         let (sender, receiver) = mpsc::channel(ROWS_WAITING_MAX);
         let extents: Vec<Extent> = self.points.iter().map(Point::extent).collect();
-        for (device, bus) in &self.lines {
+        self.answering = vec![false; self.lines.len()];
+        self.connected.store(false, Ordering::Release);
+        for (line, (device, bus)) in self.lines.iter().enumerate() {
             let poller = Poller {
+                line,
+                answering: false,
                 source: self.name.clone(),
                 device: device.as_str().into(),
                 bus: Arc::clone(bus),
@@ -238,20 +263,36 @@ impl Source for ModbusSource {
             };
             self.polls.spawn(poller.run());
         }
-        self.rows = Some(receiver);
+        self.news = Some(receiver);
         Ok(())
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
-        let Some(receiver) = &mut self.rows else {
+        let Some(receiver) = &mut self.news else {
             return Err(ConnectorError::Fatal("the source was not opened".into()));
         };
-        let mut readings = Vec::new();
-        if receiver.recv_many(&mut readings, ROWS_WAITING_MAX).await == 0 {
+        let mut news = Vec::new();
+        if receiver.recv_many(&mut news, ROWS_WAITING_MAX).await == 0 {
             return Ok(Polled::End);
+        }
+        let mut readings = Vec::new();
+        for one in news {
+            match one {
+                News::Reading(reading) => readings.push(reading),
+                News::Answering { line, yes } => {
+                    if let Some(answering) = self.answering.get_mut(line) {
+                        *answering = yes;
+                    }
+                    self.connected.store(self.answering.contains(&true), Ordering::Release);
+                }
+            }
         }
         let batch = self.batch(&readings).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&()) }))
+    }
+
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        Some(Arc::clone(&self.connected) as Arc<dyn Silence>)
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {
@@ -314,6 +355,9 @@ fn column<'a>(data_type: &DataType, values: impl Iterator<Item = Option<&'a Valu
 
 /// Polls the units of one line.
 struct Poller {
+    line: usize,
+    /// Whether a unit answered in the last round.
+    answering: bool,
     source: String,
     device: Arc<str>,
     bus: Arc<Bus>,
@@ -323,7 +367,7 @@ struct Poller {
     skip_failures: bool,
     once: bool,
     clock: Arc<dyn Clock>,
-    sender: mpsc::Sender<Reading>,
+    sender: mpsc::Sender<News>,
     line_pause: Duration,
     line_down_until: Option<Instant>,
 }
@@ -348,6 +392,7 @@ impl Poller {
     async fn poll_all(&mut self) -> Result<(), ()> {
         let mut units = std::mem::take(&mut self.units);
         let mut gone = false;
+        let mut answered = false;
         for unit in &mut units {
             let line_down = self.line_down_until.is_some_and(|until| Instant::now() < until);
             let polled = if line_down {
@@ -355,6 +400,7 @@ impl Poller {
             } else {
                 let polled = unit.poll(&self.bus, &self.points, &self.device).await;
                 self.note_line(polled.line_down);
+                answered |= polled.answered;
                 Some(polled)
             };
             let (quality, values) = polled.map_or_else(
@@ -366,12 +412,17 @@ impl Poller {
             }
             let device = Arc::clone(&self.device);
             let reading = Reading { at: self.clock.now(), device, unit: unit.id, quality, values };
-            if self.sender.send(reading).await.is_err() {
+            if self.sender.send(News::Reading(reading)).await.is_err() {
                 gone = true;
                 break;
             }
         }
         self.units = units;
+        if answered != self.answering {
+            self.answering = answered;
+            let news = News::Answering { line: self.line, yes: answered };
+            gone |= self.sender.send(news).await.is_err();
+        }
         if gone { Err(()) } else { Ok(()) }
     }
 

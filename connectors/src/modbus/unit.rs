@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_modbus::ExceptionCode;
 
 use super::blocks::{Block, Extent, Limits, bisect, plan};
-use super::bus::{Bus, BusError, Cells};
+use super::bus::{Bus, BusError, Cells, Urgency};
 use super::decode::Value;
 use super::point::Point;
 
@@ -24,6 +24,8 @@ pub(crate) struct Polled {
     pub(crate) quality: Quality,
     /// Nobody on this line can be reached.
     pub(crate) line_down: bool,
+    /// The unit said something, if only that it refuses.
+    pub(crate) answered: bool,
 }
 
 /// How much of a row can be trusted.
@@ -68,14 +70,17 @@ impl Unit {
     pub(crate) async fn poll(&mut self, bus: &Bus, points: &[Point], name: &str) -> Polled {
         let mut values: Vec<Option<Value>> = vec![None; points.len()];
         if self.alone_until.is_some_and(|until| Instant::now() < until) {
-            return Polled { values, quality: Quality::Bad, line_down: false };
+            return Polled { values, quality: Quality::Bad, line_down: false, answered: false };
         }
         self.reprobe(points);
         let mut todo: Vec<Block> = std::mem::take(&mut self.blocks);
         todo.reverse();
         let mut failure = None;
+        let mut answered = false;
         while let Some(block) = todo.pop() {
-            match bus.read(self.id, block.start, block.count).await {
+            let read = bus.read(self.id, block.start, block.count, Urgency::Poll).await;
+            answered |= matches!(read, Ok(_) | Err(BusError::Exception(_)));
+            match read {
                 Ok(cells) => {
                     fill(&mut values, points, &block, &cells);
                     self.blocks.push(block);
@@ -101,7 +106,7 @@ impl Unit {
         }
         let line_down = matches!(failure, Some(BusError::Unreachable(_)));
         self.note(failure.as_ref(), bus, name);
-        Polled { quality: quality(&values), values, line_down }
+        Polled { quality: quality(&values), values, line_down, answered }
     }
 
     /// A register that does not exist: its points are NULL until asked again.

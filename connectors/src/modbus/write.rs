@@ -13,16 +13,23 @@ use tidegate_engine::expression::Expression;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep, WriteRule};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tokio_modbus::ExceptionCode;
 
 use super::address::{Address, Area, parse};
-use super::bus::{Bus, BusError, Cells};
+use super::bus::{Bus, BusError, Cells, Urgency};
 use super::config::{LINE_KEYS, line};
 use super::decode::{Order, TYPE_WORDS, Type, Value, decode, encode};
 use crate::number::single_number;
 
 const KEYS: &[Key] = &[
     required("device", Kind::Text, "\"tcp://host:502\", \"rtu+tcp://host:port\" or \"rtu:///dev/ttyUSB0\""),
-    optional("unit_id", Kind::Int(0, 255), "unit on the line, 1 if left out"),
+    optional("unit_id", Kind::Int(0, 255), "unit on the line, 1 if left out; 0 is every unit of an RTU line"),
+    optional("read_from", Kind::Int(1, 255), "the unit that is read back, for a write to every unit"),
+    optional(
+        "multiple",
+        Kind::Bool,
+        "write a single cell with function 15 or 16, for devices without 5 and 6",
+    ),
     required("register", Kind::Text, "\"holding:0\" or \"coil:0\""),
     optional("value_type", Kind::Word(TYPE_WORDS), "how it is stored, u16 if left out"),
     optional("order", Kind::Text, "order of the bytes on the wire, \"ABCD\" (big-endian) if left out"),
@@ -71,8 +78,13 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
         Some(Err(message)) => return Err(wrong("order", message).into()),
     };
     let unit = table.int_as("unit_id").unwrap_or(1);
+    let read_from = table.int_as("read_from").unwrap_or(unit);
     let device = table.text("device").cloned().unwrap_or_else(|| config.kind.clone());
     let bus = line(&device, table, context)?;
+    if read_from == 0 && bus.has_broadcast() {
+        let message = "a write to every unit is never answered".to_owned();
+        diagnostics.push(wrong("unit_id", message).help("name the unit to read back: `read_from = 1`"));
+    }
     let value =
         table.text("value").map(|text| context.expressions.compile(text, &scope.values)).transpose()?;
     let Some(value) = value.filter(|_| diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
@@ -81,7 +93,15 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
     }
     let task = ModbusWrite {
         target: format!("{}/{unit}/{address}", device.value),
-        point: Cell { bus, unit, address, value_type, order },
+        point: Cell {
+            bus,
+            unit,
+            read_from,
+            multiple: table.bool("multiple") == Some(true),
+            address,
+            value_type,
+            order,
+        },
         value,
         deadline: table.duration("deadline").unwrap_or(DEADLINE),
         rules: Arc::clone(&context.writes),
@@ -126,6 +146,9 @@ impl ModbusWrite {
 struct Cell {
     bus: Arc<Bus>,
     unit: u8,
+    /// The unit that is read, before and after.
+    read_from: u8,
+    multiple: bool,
     address: Address,
     value_type: Type,
     order: Order,
@@ -139,7 +162,7 @@ impl Device for Cell {
     )]
     async fn read(&self) -> Result<f64, TaskError> {
         let count = if self.address.area.is_bits() { 1 } else { self.value_type.registers() };
-        let cells = self.bus.read(self.unit, self.address, count).await;
+        let cells = self.bus.read(self.read_from, self.address, count, Urgency::Write).await;
         let cells = cells
             .map_err(|error| TaskError::retry("network", format!("cannot read {}: {error}", self.address)))?;
         let value = match cells {
@@ -159,14 +182,21 @@ impl Device for Cell {
         let words = encode(self.value_type, &self.order, value)
             .ok_or_else(|| NotWritten::Refused(format!("{value} does not fit into {}", self.address)))?;
         let sent = if self.address.area == Area::Coil {
-            self.bus.write_coil(self.unit, self.address.offset, value != 0.0).await
+            self.bus.write_coil(self.unit, self.address.offset, value != 0.0, self.multiple).await
         } else {
-            self.bus.write_registers(self.unit, self.address.offset, &words).await
+            self.bus.write_registers(self.unit, self.address.offset, &words, self.multiple).await
         };
         sent.map_err(|error| match error {
             BusError::Unreachable(reason) => NotWritten::NotSent(reason),
+            // Taken and not finished, failed half-way, or lost behind a gateway.
+            BusError::Exception(
+                ExceptionCode::Acknowledge
+                | ExceptionCode::ServerDeviceFailure
+                | ExceptionCode::GatewayTargetDevice,
+            )
+            | BusError::Timeout(_)
+            | BusError::Garbled(_) => NotWritten::Unknown(error.to_string()),
             BusError::Exception(code) => NotWritten::Refused(format!("the device answers: {code}")),
-            BusError::Timeout(_) | BusError::Garbled(_) => NotWritten::Unknown(error.to_string()),
         })
     }
 }

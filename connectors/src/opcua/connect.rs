@@ -1,15 +1,14 @@
-//! How a session with a server is made: security, identity, limits.
+//! A server as a topology describes it: address, security, identity, limits.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use opcua::client::transport::TcpConnector;
-use opcua::client::{Client, ClientBuilder, IdentityToken, Password, Session, SessionEventLoop};
+use opcua::client::{Client, ClientBuilder, IdentityToken, Password};
 use opcua::crypto::SecurityPolicy;
-use opcua::types::{EndpointDescription, MessageSecurityMode, StatusCode, UserTokenPolicy};
-use tidegate_engine::diagnostic::Diagnostic;
-use tidegate_engine::error::ConnectorError;
+use opcua::types::MessageSecurityMode;
+use tidegate_engine::diagnostic::{Diagnostic, Severity};
+use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::secret::SecretRef;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -31,6 +30,7 @@ pub(crate) const SERVER_KEYS: &[Key] = &[
     optional("password", Kind::Secret, "password of the user"),
     optional("certificate", Kind::Text, "our certificate (DER or PEM); one is made in `pki` if left out"),
     optional("private_key", Kind::Text, "the key of our certificate"),
+    optional("application_uri", Kind::Text, "the URI in our certificate, \"urn:tidegate\" if left out"),
     optional(
         "pki",
         Kind::Text,
@@ -40,19 +40,35 @@ pub(crate) const SERVER_KEYS: &[Key] = &[
     optional("keep_alive", Kind::Duration, "how often a silent connection is tried, \"5s\" if left out"),
 ];
 
+/// Fails if there is an error among the messages; warnings are logged.
+pub(crate) fn refuse_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), ConfigError> {
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(ConfigError(std::mem::take(diagnostics)));
+    }
+    for warning in diagnostics.drain(..) {
+        tracing::warn!("{}", warning.message);
+    }
+    Ok(())
+}
+
 /// A server as the file describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) endpoint: String,
+    pub(crate) mode: MessageSecurityMode,
+    pub(crate) pki: PathBuf,
+    pub(crate) request_timeout: Duration,
     policy: String,
-    mode: MessageSecurityMode,
     user: Option<(String, SecretRef)>,
     certificate: Option<(PathBuf, PathBuf)>,
-    pki: PathBuf,
-    request_timeout: Duration,
+    application_uri: String,
     keep_alive: Duration,
 }
 
+/// Who we are, unless the file says otherwise.
+const APPLICATION_URI: &str = "urn:tidegate";
+/// One maker of our key and certificate at a time: two would mix them up.
+static OWN_CERTIFICATE: Mutex<()> = Mutex::new(());
 /// Most values in one message: the library's own limit of 1,000 closes the
 /// connection on a full publish.
 const ARRAY_LENGTH_MAX: usize = 1_000_000;
@@ -92,48 +108,58 @@ impl Server {
             }
             (user.to_owned(), secret)
         });
-        let certificate = table.str("certificate").zip(table.str("private_key"));
+        let (certificate, private_key) = (table.str("certificate"), table.str("private_key"));
+        if certificate.is_some() != private_key.is_some() {
+            let (is, lacks) = if certificate.is_some() {
+                ("certificate", "private_key")
+            } else {
+                ("private_key", "certificate")
+            };
+            let message = format!("`{is}` without `{lacks}`");
+            out.push(Diagnostic::error("TG-C004", message).at(table.span_of(is)));
+        }
+        if table.str("password").is_some() && user.is_none() {
+            let message = "`password` without `user`".to_owned();
+            out.push(Diagnostic::error("TG-C004", message).at(table.span_of("password")));
+        }
+        let certificate = certificate.zip(private_key);
         Server {
             endpoint,
             policy,
             mode,
             user,
             certificate: certificate.map(|(certificate, key)| (context.path(certificate), context.path(key))),
+            application_uri: table.str("application_uri").unwrap_or(APPLICATION_URI).to_owned(),
             pki: table.str("pki").map_or_else(|| context.data_dir.join("pki"), |pki| context.path(pki)),
             request_timeout: table.duration("request_timeout").unwrap_or(Duration::from_secs(5)),
             keep_alive: table.duration("keep_alive").unwrap_or(Duration::from_secs(5)),
         }
     }
 
-    /// Makes a session and the loop that drives it; connecting happens in the loop.
-    pub(crate) async fn session(
-        &self,
-    ) -> Result<(Arc<Session>, SessionEventLoop<TcpConnector>), ConnectorError> {
-        let mut client = self.client()?;
-        let (identity, token) = self.identity()?;
-        let endpoint: EndpointDescription =
-            (self.endpoint.as_str(), self.policy.as_str(), self.mode, token).into();
-        if self.mode == MessageSecurityMode::None {
-            // What the server advertises may not be reachable from here.
-            return client
-                .connect_to_endpoint_directly(endpoint, identity)
-                .map_err(|error| ConnectorError::Fatal(error.to_string()));
-        }
-        // Signing needs the server's certificate, which its endpoints carry.
-        let connected = client.connect_to_matching_endpoint(endpoint, identity).await;
-        connected.map_err(|error| ConnectorError::Lost(describe(error.status(), &self.endpoint)))
+    /// A client with our certificate; `connect_attempts`: how often it tries
+    /// again, -1 for ever.
+    pub(crate) async fn client(&self, connect_attempts: i32) -> Result<Client, ConnectorError> {
+        let server = self.clone();
+        // Our key may have to be made first, which takes a while.
+        let made = tokio::task::spawn_blocking(move || {
+            let _alone = OWN_CERTIFICATE.lock().unwrap_or_else(PoisonError::into_inner);
+            server.builder(connect_attempts).client()
+        });
+        let made = made.await.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        made.map_err(|errors| ConnectorError::Fatal(errors.join("; ")))
     }
 
-    fn client(&self) -> Result<Client, ConnectorError> {
-        let mut builder = ClientBuilder::new()
+    fn builder(&self, connect_attempts: i32) -> ClientBuilder {
+        let builder = ClientBuilder::new()
             .application_name("tidegate")
-            .application_uri("urn:tidegate")
+            .application_uri(&self.application_uri)
             .product_uri("urn:tidegate")
-            .session_retry_limit(-1)
+            .session_retry_limit(connect_attempts)
             .session_retry_initial(Duration::from_millis(200))
             .session_retry_max(Duration::from_secs(10))
             .keep_alive_interval(self.keep_alive)
-            .max_failed_keep_alive_count(2)
+            // What a silent server means is decided in `session`.
+            .max_failed_keep_alive_count(0)
             .request_timeout(self.request_timeout)
             .max_array_length(ARRAY_LENGTH_MAX)
             .max_string_length(MESSAGE_BYTES_MAX)
@@ -145,39 +171,21 @@ impl Server {
             .trust_server_certs(false)
             .verify_server_certs(self.mode != MessageSecurityMode::None)
             .pki_dir(&self.pki);
-        builder = match &self.certificate {
+        match &self.certificate {
             Some((certificate, key)) => builder.certificate_path(certificate).private_key_path(key),
             None => builder.create_sample_keypair(self.mode != MessageSecurityMode::None),
-        };
-        builder.client().map_err(|errors| ConnectorError::Fatal(errors.join("; ")))
-    }
-
-    fn identity(&self) -> Result<(IdentityToken, UserTokenPolicy), ConnectorError> {
-        let Some((user, password)) = &self.user else {
-            return Ok((IdentityToken::Anonymous, UserTokenPolicy::anonymous()));
-        };
-        let password = password.resolve().map_err(ConnectorError::Lost)?;
-        let token = IdentityToken::UserName(user.clone(), Password::new(password.expose()));
-        Ok((token, UserTokenPolicy::anonymous()))
-    }
-
-    /// Whether the policy's name is one the library knows.
-    pub(crate) fn is_known_policy(&self) -> bool {
-        use std::str::FromStr;
-        SecurityPolicy::from_str(&self.policy).is_ok()
-    }
-}
-
-/// A status as a sentence that names the cure where there is one.
-pub(crate) fn describe(status: StatusCode, endpoint: &str) -> String {
-    let hint = match status {
-        StatusCode::BadCertificateUntrusted | StatusCode::BadSecurityChecksFailed => {
-            ": its certificate is not trusted; move it from `rejected/` to `trusted/` of the pki folder"
         }
-        StatusCode::BadIdentityTokenRejected
-        | StatusCode::BadUserAccessDenied
-        | StatusCode::BadIdentityTokenInvalid => ": user or password are refused",
-        _ => "",
-    };
-    format!("{endpoint}: {status}{hint}")
+    }
+
+    /// Who logs in. Passwords are read anew each time: a file may have changed.
+    pub(crate) fn identity(&self) -> Result<IdentityToken, ConnectorError> {
+        let Some((user, password)) = &self.user else { return Ok(IdentityToken::Anonymous) };
+        let password = password.resolve().map_err(ConnectorError::Lost)?;
+        Ok(IdentityToken::UserName(user.clone(), Password::new(password.expose())))
+    }
+
+    /// The security policy; `Unknown` if the library does not know its name.
+    pub(crate) fn policy(&self) -> SecurityPolicy {
+        self.policy.parse().unwrap_or(SecurityPolicy::Unknown)
+    }
 }

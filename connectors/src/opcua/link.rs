@@ -1,38 +1,42 @@
-//! The life of a session: connect, subscribe, publish, republish what was
-//! missed, start anew when the server has forgotten us.
+//! The life of a subscription: connect, subscribe, publish, ask again for what
+//! was missed, start anew when the server has forgotten us. Values are lost
+//! only where a gap is told.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::{StreamExt, pin_mut};
-use opcua::client::services::{
-    CreateMonitoredItems, CreateSubscription, DeleteSubscriptions, Publish, Republish,
-};
-use opcua::client::{Session, SessionConnectMode, SessionPollResult, UARequest};
+use opcua::client::services::{Publish, Republish, TransferSubscriptions};
+use opcua::client::{Session, SessionConnectMode, UARequest};
 use opcua::types::{
-    DataChangeFilter, DataChangeNotification, DataChangeTrigger, DataValue, ExtensionObject,
-    MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, NotificationMessage, ReadValueId,
-    StatusChangeNotification, StatusCode, TimestampsToReturn,
+    DataChangeNotification, DataValue, DateTime, NotificationMessage, PublishResponse,
+    StatusChangeNotification, StatusCode,
 };
 use tidegate_engine::error::ConnectorError;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::connect::{Server, describe};
-use super::nodes::{Item, Selection, resolve};
-use super::subscription::Sequence;
+use super::connect::Server;
+use super::items::Handles;
+use super::nodes::{Item, Selection};
+use super::poll::poll;
+use super::session::{Change, Connection, is_about_the_line};
+use super::subscription::{Acknowledgements, Acks, sequence};
 
 /// Publish requests kept waiting at the server.
 const PUBLISHES_OUTSTANDING: usize = 3;
-/// Items in one create or read request.
-const ITEMS_CHUNK: usize = 1_000;
+/// So many publish requests in a row unanswered, while the session lives: the
+/// server has lost the subscription.
+const PUBLISHES_UNANSWERED_MAX: usize = 4 * PUBLISHES_OUTSTANDING;
 /// Items that the server refused are tried again after this time.
 const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(60);
-/// Publishing intervals without data before the server says it is alive.
-const KEEP_ALIVE_COUNT: u32 = 10;
-/// Publishing intervals without a publish request before the server forgets us.
-const LIFETIME_COUNT: u32 = 600;
+/// First and longest pause before a subscription that could not be made is
+/// tried again.
+const ANEW_PAUSE_MIN: Duration = Duration::from_secs(1);
+const ANEW_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// After a publish request that failed for no reason we know.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(50);
 
 /// How values are asked for.
 #[derive(Clone, Debug)]
@@ -48,150 +52,178 @@ pub(crate) struct Wanted {
     pub(crate) poll: Option<Duration>,
     /// One poll, then the end.
     pub(crate) once: bool,
+    /// Values came before this link was made: what it missed is a gap.
+    pub(crate) goes_on: bool,
 }
 
-/// What the link tells the source.
+/// What the link tells the source. The first news is always `Connected`.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Values with the item they belong to, and the ticket to acknowledge.
-    Values { values: Vec<(Arc<Item>, DataValue)>, ticket: u64 },
+    /// Whether values can come at present.
+    Connected(bool),
+    /// Values with the item they belong to, and the ticket to acknowledge, if any.
+    Values { values: Vec<(Arc<Item>, DataValue)>, ticket: Option<u64> },
     /// Values may be missing for these items, and why.
     Gap { items: Vec<Arc<Item>>, reason: String },
 }
 
-/// Sequence numbers, shared with the committer.
-pub(crate) type Acknowledgements = Arc<Mutex<Sequence>>;
-
-/// Locks the sequence numbers.
-pub(crate) fn sequence(shared: &Acknowledgements) -> std::sync::MutexGuard<'_, Sequence> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs until the reader of the news is gone, the one poll is done, or the
-/// session cannot be kept alive by the library.
+/// Runs until the reader of the news is gone, the one poll is done, or
+/// everything must begin from the beginning.
 pub(crate) async fn run(
     server: Server,
     wanted: Wanted,
     acknowledgements: Acknowledgements,
     news: mpsc::Sender<News>,
 ) -> Result<(), ConnectorError> {
-    let (session, event_loop) = server.session().await?;
-    let (events_in, mut events) = mpsc::channel(64);
-    let endpoint = server.endpoint.clone();
-    let driver = tokio::spawn(async move {
-        let stream = event_loop.enter();
-        pin_mut!(stream);
-        while let Some(event) = stream.next().await {
-            let told = match event {
-                Ok(SessionPollResult::Reconnected(mode)) => Some(Ok(mode)),
-                Ok(SessionPollResult::ReconnectFailed(status)) => {
-                    tracing::warn!("{}; trying again", describe(status, &endpoint));
-                    None
-                }
-                Ok(_) => None,
-                Err(status) => Some(Err(status)),
-            };
-            if let Some(told) = told
-                && events_in.send(told).await.is_err()
-            {
-                break;
-            }
-        }
-    });
+    let gone = news.clone();
+    let mut connection = tokio::select! {
+        () = gone.closed() => return Ok(()),
+        connection = server.connect() => connection?,
+    };
+    if let Some(every) = wanted.poll {
+        let result = tokio::select! {
+            () = gone.closed() => Ok(()),
+            result = poll(&mut connection, &wanted, every, &news) => result,
+        };
+        connection.leave(None).await;
+        return result;
+    }
+    let gap_owed = wanted.goes_on.then(|| "the session with the server was lost".to_owned());
+    let session = Arc::clone(&connection.session);
     let mut link = Link {
-        session: Arc::clone(&session),
+        session,
         wanted,
         acknowledgements,
         news,
         subscription: None,
-        items: HashMap::new(),
-        refused: Vec::new(),
-        was_connected: false,
+        handles: Handles::default(),
+        gap_owed,
+        server_started: None,
+        connected: false,
+        anew: None,
+        unanswered: 0,
     };
-    let result = match link.wanted.poll {
-        Some(every) => link.poll(every, &mut events).await,
-        None => link.subscribe(&mut events).await,
+    let result = tokio::select! {
+        () = gone.closed() => Ok(()),
+        result = link.subscribe(&mut connection) => result,
     };
-    link.leave().await;
-    driver.abort();
+    connection.leave(link.subscription.map(|subscription| subscription.id)).await;
     result
 }
 
-type Events = mpsc::Receiver<Result<SessionConnectMode, StatusCode>>;
+/// A subscription at the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) id: u32,
+    /// The server says something at least this often.
+    pub(crate) keep_alive: Duration,
+}
 
-struct Link {
-    session: Arc<Session>,
-    wanted: Wanted,
-    acknowledgements: Acknowledgements,
-    news: mpsc::Sender<News>,
-    subscription: Option<u32>,
-    /// Items by client handle.
-    items: HashMap<u32, Arc<Item>>,
-    refused: Vec<Arc<Item>>,
-    was_connected: bool,
+pub(crate) struct Link {
+    pub(crate) session: Arc<Session>,
+    pub(crate) wanted: Wanted,
+    pub(crate) acknowledgements: Acknowledgements,
+    pub(crate) news: mpsc::Sender<News>,
+    pub(crate) subscription: Option<Subscription>,
+    pub(crate) handles: Handles,
+    /// A gap that is told as soon as the items are known.
+    pub(crate) gap_owed: Option<String>,
+    /// When the server was started: another time is another server.
+    pub(crate) server_started: Option<DateTime>,
+    connected: bool,
+    /// When a new subscription is tried again, and the pause after that.
+    anew: Option<(Instant, Duration)>,
+    unanswered: usize,
 }
 
 /// Nobody reads the news any more.
 const GONE: ConnectorError = ConnectorError::Lost(String::new());
 
-fn lost(what: &str) -> impl Fn(opcua::types::Error) -> ConnectorError + '_ {
-    move |error| ConnectorError::Lost(format!("{what}: {error}"))
+/// What asking again for a message came to.
+enum Again {
+    Delivered,
+    /// The server does not have it any more.
+    NotThere,
+    /// The server does not know the subscription any more.
+    Forgotten,
+    /// The connection failed: the message may still be there.
+    Failed,
 }
 
 impl Link {
     /// The publish loop.
-    async fn subscribe(&mut self, events: &mut Events) -> Result<(), ConnectorError> {
+    async fn subscribe(&mut self, connection: &mut Connection) -> Result<(), ConnectorError> {
         let mut outstanding = FuturesUnordered::new();
         let mut retry = tokio::time::interval(RETRY_REFUSED_AFTER);
         retry.tick().await;
         loop {
-            while let Some(subscription) =
-                self.subscription.filter(|_| outstanding.len() < PUBLISHES_OUTSTANDING)
-            {
-                let acks = sequence(&self.acknowledgements).take_acknowledgements();
+            let ready = self.subscription.filter(|_| self.connected);
+            while let Some(subscription) = ready.filter(|_| outstanding.len() < PUBLISHES_OUTSTANDING) {
+                let acks = Acks::take(&self.acknowledgements);
                 outstanding.push(publish(Arc::clone(&self.session), subscription, acks));
             }
+            let before = self.subscription.map(|subscription| subscription.id);
+            let again_at = self.anew.map(|(at, _)| at).filter(|_| self.connected);
             tokio::select! {
                 biased;
-                () = self.news.closed() => return Ok(()),
-                event = events.recv() => {
+                change = connection.changes.recv() => {
                     // What was outstanding belongs to the old connection.
                     outstanding.clear();
-                    match event {
-                        Some(Ok(mode)) => self.on_connected(mode).await?,
-                        Some(Err(status)) => return Err(ConnectorError::Lost(status.to_string())),
-                        None => return Err(ConnectorError::Lost("the session has ended".into())),
-                    }
+                    self.on_change(change).await?;
                 }
-                Some((result, acks)) = outstanding.next(), if !outstanding.is_empty() => match result {
-                    Ok(response) => {
-                        if Some(response.subscription_id) == self.subscription {
-                            self.on_message(response.notification_message).await?;
-                        }
-                    }
-                    Err(error) => {
-                        sequence(&self.acknowledgements).give_back(acks);
-                        self.on_publish_failed(&error).await?;
-                    }
+                Some(result) = outstanding.next(), if !outstanding.is_empty() => match result {
+                    Ok(response) => self.on_published(response).await?,
+                    Err(error) => self.on_publish_failed(&error).await?,
                 },
-                _ = retry.tick(), if !self.refused.is_empty() => {
-                    let refused = std::mem::take(&mut self.refused);
-                    self.create_items(refused).await?;
+                () = until(again_at) => self.start_anew("").await?,
+                _ = retry.tick(), if ready.is_some() && self.handles.has_refused() => {
+                    self.retry_refused().await;
                 }
+            }
+            if self.subscription.map(|subscription| subscription.id) != before {
+                outstanding.clear();
             }
         }
     }
 
-    async fn on_connected(&mut self, mode: SessionConnectMode) -> Result<(), ConnectorError> {
-        match (mode, self.subscription) {
-            (SessionConnectMode::ReactivatedSession(_), Some(subscription)) => {
-                tracing::info!("session reactivated; asking for what was missed");
-                self.republish_all(subscription).await
+    async fn on_change(&mut self, change: Option<Change>) -> Result<(), ConnectorError> {
+        match change {
+            Some(Change::Connected(mode)) => {
+                self.connected = true;
+                self.on_connected(mode).await
             }
-            (SessionConnectMode::ReactivatedSession(_) | SessionConnectMode::NewSession(_), _) => {
-                self.start_anew("the server has forgotten the session").await
+            Some(Change::Disconnected) => {
+                self.connected = false;
+                self.tell(News::Connected(false)).await
+            }
+            Some(Change::Ended(error)) => Err(error),
+            None => Err(ConnectorError::Lost("the session has ended".into())),
+        }
+    }
+
+    async fn on_connected(&mut self, mode: SessionConnectMode) -> Result<(), ConnectorError> {
+        let Some(subscription) = self.subscription else {
+            return self.start_anew("the connection was lost while subscribing").await;
+        };
+        if matches!(mode, SessionConnectMode::NewSession(_)) {
+            if !self.is_same_server().await {
+                return self.start_anew("the server was restarted").await;
+            }
+            if !self.transfer(subscription.id).await {
+                return self.start_anew("the server has forgotten the session").await;
             }
         }
+        tracing::info!("connected again; asking for what was missed");
+        self.republish_all().await?;
+        self.tell(News::Connected(true)).await
+    }
+
+    /// Takes the subscription of our former session over.
+    async fn transfer(&self, subscription: u32) -> bool {
+        let request = TransferSubscriptions::new(&self.session).subscription(subscription);
+        let answer = request.send(self.session.channel()).await;
+        let results = answer.ok().and_then(|answer| answer.results).unwrap_or_default();
+        results.first().is_some_and(|result| result.status_code.is_good())
     }
 
     async fn on_publish_failed(&mut self, error: &opcua::types::Error) -> Result<(), ConnectorError> {
@@ -200,150 +232,121 @@ impl Link {
             StatusCode::BadNoSubscription | StatusCode::BadSubscriptionIdInvalid => {
                 self.start_anew("the server has dropped the subscription").await
             }
+            StatusCode::BadTimeout if self.unanswered + 1 >= PUBLISHES_UNANSWERED_MAX => {
+                self.start_anew("the server does not publish any more").await
+            }
+            StatusCode::BadTimeout => {
+                self.unanswered += 1;
+                Ok(())
+            }
             _ => {
-                // A lost connection is told by the event loop; others pass.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                // A lost connection is told by the session; others pass.
+                tracing::debug!("cannot publish: {error}");
+                tokio::time::sleep(PUBLISH_PAUSE).await;
                 Ok(())
             }
         }
     }
 
-    /// Makes a new subscription; what came in between is a gap.
+    /// Makes a new subscription; what came in between is a gap. What fails is
+    /// tried again, except for the very first time.
     async fn start_anew(&mut self, reason: &str) -> Result<(), ConnectorError> {
-        if self.was_connected {
-            let items = self.items.values().cloned().collect();
-            let gap = News::Gap { items, reason: reason.to_owned() };
-            self.news.send(gap).await.map_err(|_| GONE)?;
+        let first = self.server_started.is_none();
+        if !first && !reason.is_empty() {
+            tracing::warn!("{reason}; subscribing anew");
+            self.gap_owed.get_or_insert_with(|| reason.to_owned());
         }
         self.subscription = None;
-        let items = resolve(&self.session, &self.wanted.selections, &self.wanted.tag_names).await?;
-        let created = CreateSubscription::new(&self.session)
-            .publishing_interval(self.wanted.publishing)
-            .max_lifetime_count(LIFETIME_COUNT)
-            .max_keep_alive_count(KEEP_ALIVE_COUNT)
-            .publishing_enabled(true)
-            .send(self.session.channel())
-            .await
-            .map_err(lost("cannot subscribe"))?;
-        sequence(&self.acknowledgements).restart();
-        self.subscription = Some(created.subscription_id);
-        self.items.clear();
-        self.refused.clear();
-        let count = items.len();
-        self.create_items(items.into_iter().map(Arc::new).collect()).await?;
-        self.was_connected = true;
-        tracing::info!("subscribed to {} of {count} nodes", count - self.refused.len());
-        Ok(())
+        self.unanswered = 0;
+        match self.create_subscription().await {
+            Ok(()) => {
+                self.anew = None;
+                self.tell_of_the_new_subscription().await
+            }
+            Err(error) if first || matches!(error, ConnectorError::Fatal(_)) => Err(error),
+            Err(error) => {
+                let pause = self.anew.map_or(ANEW_PAUSE_MIN, |(_, pause)| pause);
+                tracing::warn!("{error}; trying again in {pause:?}");
+                self.anew = Some((Instant::now() + pause, (pause * 2).min(ANEW_PAUSE_MAX)));
+                Ok(())
+            }
+        }
     }
 
-    async fn create_items(&mut self, items: Vec<Arc<Item>>) -> Result<(), ConnectorError> {
-        let Some(subscription) = self.subscription else { return Ok(()) };
-        for chunk in items.chunks(ITEMS_CHUNK) {
-            let mut handles = Vec::new();
-            for item in chunk {
-                let handle = u32::try_from(self.items.len() + 1).unwrap_or(u32::MAX);
-                self.items.insert(handle, Arc::clone(item));
-                handles.push(handle);
-            }
-            let requests =
-                chunk.iter().zip(&handles).map(|(item, handle)| self.request(item, *handle)).collect();
-            let created = CreateMonitoredItems::new(subscription, &self.session)
-                .timestamps_to_return(TimestampsToReturn::Both)
-                .items_to_create(requests)
-                .send(self.session.channel())
-                .await
-                .map_err(lost("cannot monitor"))?;
-            let results = created.results;
-            for ((item, handle), result) in chunk.iter().zip(handles).zip(results) {
-                if result.result.status_code.is_bad() {
-                    tracing::warn!(node = %item.node, "the server refuses a node: {}", result.result.status_code);
-                    // Its handle stays taken, so that handles never mean two items.
-                    self.items.insert(handle, Arc::clone(item));
-                    self.refused.push(Arc::clone(item));
-                }
-            }
+    async fn tell_of_the_new_subscription(&mut self) -> Result<(), ConnectorError> {
+        self.tell(News::Connected(true)).await?;
+        if let Some(reason) = self.gap_owed.take() {
+            self.tell(News::Gap { items: self.handles.items(), reason }).await?;
+        }
+        // A node that cannot be read is a bad value, not silence.
+        let values = self.handles.take_new_refusals();
+        if !values.is_empty() {
+            self.tell(News::Values { values, ticket: None }).await?;
         }
         Ok(())
     }
 
-    fn request(&self, item: &Item, handle: u32) -> MonitoredItemCreateRequest {
-        let filter = match self.wanted.deadband {
-            Some((deadband_type, deadband_value)) => ExtensionObject::from_message(DataChangeFilter {
-                trigger: DataChangeTrigger::StatusValue,
-                deadband_type,
-                deadband_value,
-            }),
-            None => ExtensionObject::null(),
-        };
-        MonitoredItemCreateRequest {
-            item_to_monitor: ReadValueId::from(item.node.clone()),
-            monitoring_mode: MonitoringMode::Reporting,
-            requested_parameters: MonitoringParameters {
-                client_handle: handle,
-                sampling_interval: self.wanted.sampling_ms,
-                filter,
-                queue_size: self.wanted.queue_size,
-                discard_oldest: true,
-            },
+    async fn on_published(&mut self, response: PublishResponse) -> Result<(), ConnectorError> {
+        self.unanswered = 0;
+        if self.subscription.is_none_or(|subscription| subscription.id != response.subscription_id) {
+            return Ok(());
         }
-    }
-
-    async fn on_message(&mut self, message: NotificationMessage) -> Result<(), ConnectorError> {
-        let has_data = message.notification_data.as_ref().is_some_and(|data| !data.is_empty());
+        let message = response.notification_message;
         let number = message.sequence_number;
         // A keep-alive carries the next number and does not use it up, so what
         // is missing before it is missing just the same.
         let missing = sequence(&self.acknowledgements).missing_before(number);
+        let mut lost = Vec::new();
         for wanted in missing {
-            if !self.republish(wanted).await? {
-                let items = self.items.values().cloned().collect();
-                let gap = News::Gap { items, reason: format!("message {wanted} is lost") };
-                self.news.send(gap).await.map_err(|_| GONE)?;
+            match self.republish(wanted).await? {
+                Again::Delivered => {}
+                Again::NotThere => lost.push(wanted),
+                // This message is not acknowledged, so it comes again as well.
+                Again::Failed => return Ok(()),
+                Again::Forgotten => return self.start_anew("the server has dropped the subscription").await,
             }
         }
-        if has_data && !sequence(&self.acknowledgements).is_repeat(number) {
+        if let Some((first, last)) = lost.first().zip(lost.last()) {
+            let reason = format!("{} messages are lost, numbers {first} to {last}", lost.len());
+            self.tell(News::Gap { items: self.handles.items(), reason }).await?;
+        }
+        if has_data(&message) && !sequence(&self.acknowledgements).is_repeat(number) {
             self.deliver(message).await?;
         }
         Ok(())
     }
 
     /// Asks for every message after the last one seen, until there are no more.
-    async fn republish_all(&mut self, subscription: u32) -> Result<(), ConnectorError> {
-        debug_assert_eq!(Some(subscription), self.subscription, "of this session");
+    async fn republish_all(&mut self) -> Result<(), ConnectorError> {
         loop {
             let expected = sequence(&self.acknowledgements).expected();
-            if !self.republish(expected).await? {
-                return Ok(());
+            match self.republish(expected).await? {
+                Again::Delivered => {}
+                Again::NotThere | Again::Failed => return Ok(()),
+                Again::Forgotten => return self.start_anew("the server has dropped the subscription").await,
             }
         }
     }
 
-    /// Asks for one message again; `false` if the server no longer has it.
-    async fn republish(&mut self, number: u32) -> Result<bool, ConnectorError> {
-        let Some(subscription) = self.subscription else { return Ok(false) };
-        let answer = Republish::new(subscription, number, &self.session).send(self.session.channel()).await;
-        match answer {
+    /// Asks for one message again.
+    async fn republish(&mut self, number: u32) -> Result<Again, ConnectorError> {
+        let Some(subscription) = self.subscription else { return Ok(Again::Forgotten) };
+        let request = Republish::new(subscription.id, number, &self.session);
+        match request.send(self.session.channel()).await {
             // Some servers answer with another, empty message instead of an error.
             Ok(answer)
                 if answer.notification_message.sequence_number == number
-                    && answer
-                        .notification_message
-                        .notification_data
-                        .as_ref()
-                        .is_some_and(|data| !data.is_empty()) =>
+                    && has_data(&answer.notification_message) =>
             {
                 self.deliver(answer.notification_message).await?;
-                Ok(true)
+                Ok(Again::Delivered)
             }
-            Ok(_) => Ok(false),
-            Err(error) if error.status() == StatusCode::BadMessageNotAvailable => Ok(false),
-            Err(error) if error.status() == StatusCode::BadSubscriptionIdInvalid => {
-                Box::pin(self.start_anew("the server has dropped the subscription")).await?;
-                Ok(false)
-            }
+            Ok(_) => Ok(Again::NotThere),
+            Err(error) if error.status() == StatusCode::BadMessageNotAvailable => Ok(Again::NotThere),
+            Err(error) if error.status() == StatusCode::BadSubscriptionIdInvalid => Ok(Again::Forgotten),
             Err(error) => {
                 tracing::warn!("cannot ask for message {number} again: {error}");
-                Ok(false)
+                Ok(if is_about_the_line(error.status()) { Again::Failed } else { Again::NotThere })
             }
         }
     }
@@ -351,94 +354,50 @@ impl Link {
     async fn deliver(&mut self, message: NotificationMessage) -> Result<(), ConnectorError> {
         let mut values = Vec::new();
         for data in message.notification_data.unwrap_or_default() {
-            if let Some(changes) = data.inner_as::<DataChangeNotification>() {
-                for change in changes.monitored_items.iter().flatten() {
-                    if let Some(item) = self.items.get(&change.client_handle) {
-                        values.push((Arc::clone(item), change.value.clone()));
+            if let Some(status) = data.inner_as::<StatusChangeNotification>() {
+                tracing::warn!("the subscription's status is now {}", status.status);
+            } else if let Some(changes) = data.into_inner_as::<DataChangeNotification>() {
+                for change in changes.monitored_items.into_iter().flatten() {
+                    if let Some(item) = self.handles.item(change.client_handle) {
+                        values.push((item, change.value));
                     }
                 }
-            } else if let Some(status) = data.inner_as::<StatusChangeNotification>() {
-                tracing::warn!("the subscription's status is now {}", status.status);
             }
         }
         let ticket = sequence(&self.acknowledgements).seen(message.sequence_number);
-        self.news.send(News::Values { values, ticket }).await.map_err(|_| GONE)
+        self.tell(News::Values { values, ticket: Some(ticket) }).await
     }
 
-    /// Reads all nodes at an interval.
-    async fn poll(&mut self, every: Duration, events: &mut Events) -> Result<(), ConnectorError> {
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut items: Vec<Arc<Item>> = Vec::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = self.news.closed() => return Ok(()),
-                event = events.recv() => match event {
-                    Some(Ok(_)) => {
-                        // Namespaces may have new numbers after every connect.
-                        let found = resolve(&self.session, &self.wanted.selections, &self.wanted.tag_names).await?;
-                        items = found.into_iter().map(Arc::new).collect();
-                        self.was_connected = true;
-                    }
-                    Some(Err(status)) => return Err(ConnectorError::Lost(status.to_string())),
-                    None => return Err(ConnectorError::Lost("the session has ended".into())),
-                },
-                _ = ticks.tick(), if self.was_connected => {
-                    self.read(&items).await?;
-                    if self.wanted.once {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
-    async fn read(&mut self, items: &[Arc<Item>]) -> Result<(), ConnectorError> {
-        for chunk in items.chunks(ITEMS_CHUNK) {
-            let wanted: Vec<ReadValueId> =
-                chunk.iter().map(|item| ReadValueId::from(item.node.clone())).collect();
-            let values = match self.session.read(&wanted, TimestampsToReturn::Both, 0.0).await {
-                Ok(values) => {
-                    values.into_iter().zip(chunk).map(|(value, item)| (Arc::clone(item), value)).collect()
-                }
-                Err(error) => {
-                    let gap = News::Gap { items: chunk.to_vec(), reason: error.to_string() };
-                    self.news.send(gap).await.map_err(|_| GONE)?;
-                    continue;
-                }
-            };
-            self.news.send(News::Values { values, ticket: 0 }).await.map_err(|_| GONE)?;
-        }
-        Ok(())
-    }
-
-    /// Takes leave, so that the server keeps neither session nor subscription.
-    async fn leave(&mut self) {
-        let goodbye = async {
-            if let Some(subscription) = self.subscription {
-                let deleted = DeleteSubscriptions::new(&self.session)
-                    .subscription(subscription)
-                    .send(self.session.channel())
-                    .await;
-                if let Err(error) = deleted {
-                    tracing::debug!("cannot delete the subscription: {error}");
-                }
-            }
-            if let Err(error) = self.session.disconnect().await {
-                tracing::debug!("cannot take leave: {error}");
-            }
-        };
-        if tokio::time::timeout(Duration::from_secs(3), goodbye).await.is_err() {
-            tracing::debug!("the server does not answer a goodbye");
-        }
+    pub(crate) async fn tell(&self, news: News) -> Result<(), ConnectorError> {
+        self.news.send(news).await.map_err(|_| GONE)
     }
 }
 
-type PublishResult = Result<opcua::types::PublishResponse, opcua::types::Error>;
+fn has_data(message: &NotificationMessage) -> bool {
+    message.notification_data.as_ref().is_some_and(|data| !data.is_empty())
+}
 
-async fn publish(session: Arc<Session>, subscription: u32, acks: Vec<u32>) -> (PublishResult, Vec<u32>) {
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn publish(
+    session: Arc<Session>,
+    subscription: Subscription,
+    acks: Acks,
+) -> Result<PublishResponse, opcua::types::Error> {
+    // Each of the requests waits for as many keep-alives as there are requests.
+    let requests = u32::try_from(PUBLISHES_OUTSTANDING).unwrap_or(u32::MAX);
+    let limit = subscription.keep_alive.saturating_mul(requests + 1).max(Duration::from_secs(5));
+    let request = Publish::new(&session).timeout(limit);
     let request =
-        acks.iter().fold(Publish::new(&session), |request, number| request.ack(subscription, *number));
-    (request.send(session.channel()).await, acks)
+        acks.numbers.iter().fold(request, |request, number| request.ack(acks.subscription, *number));
+    let result = request.send(session.channel()).await;
+    if result.is_ok() {
+        acks.arrived();
+    }
+    result
 }

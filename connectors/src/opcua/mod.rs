@@ -3,8 +3,11 @@
 //! reconnect and acknowledges before we have seen the data.
 
 mod connect;
+mod items;
 mod link;
 mod nodes;
+mod poll;
+mod session;
 mod source;
 mod subscription;
 mod value;

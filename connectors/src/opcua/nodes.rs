@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use opcua::client::Session;
 use opcua::types::{
-    BrowseDescription, BrowseDirection, BrowseResultMask, ByteString, NodeClass, NodeId, ObjectId,
-    ReferenceTypeId,
+    BrowseDescription, BrowseDirection, BrowseResultMask, ByteString, DataValue, NodeClass, NodeId, ObjectId,
+    ReferenceTypeId, StatusCode,
 };
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConnectorError;
@@ -54,6 +54,22 @@ pub(crate) struct Item {
     pub(crate) name: Arc<str>,
     /// One text for each tag column.
     pub(crate) tags: Vec<Arc<str>>,
+}
+
+/// What a connected server has of the selections.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) items: Vec<Arc<Item>>,
+    /// Nodes that it cannot have, and why.
+    pub(crate) absent: Vec<Refused>,
+}
+
+/// A node that cannot be read, and what the server says.
+pub(crate) type Refused = (Arc<Item>, StatusCode);
+
+/// A refused node as a value without a value.
+pub(crate) fn refusal((item, status): &Refused) -> (Arc<Item>, DataValue) {
+    (Arc::clone(item), DataValue { status: Some(*status), ..DataValue::default() })
 }
 
 /// Reads the entries of `nodes`; answers them and the names of all tags.
@@ -111,33 +127,45 @@ pub(crate) async fn resolve(
     session: &Session,
     selections: &[Selection],
     tag_names: &[String],
-) -> Result<Vec<Item>, ConnectorError> {
+) -> Result<Found, ConnectorError> {
     let lost = |error: opcua::types::Error| ConnectorError::Lost(format!("cannot browse: {error}"));
     let namespaces = session.read_namespace_array().await.map_err(lost)?;
-    let mut items = Vec::new();
+    let mut found = Found::default();
     for selection in selections {
         match &selection.target {
             Target::Node { namespace_uri, node } => {
                 let mut node = node.clone();
-                if let Some(uri) = namespace_uri {
-                    let Some(index) = namespaces.get_index(uri) else {
-                        tracing::warn!("the server has no namespace {uri}; {node} is not read");
-                        continue;
-                    };
+                let index = namespace_uri.as_ref().map(|uri| (uri, namespaces.get_index(uri)));
+                if let Some((_, Some(index))) = index {
                     node.namespace = index;
                 }
-                let name = selection.name.clone().unwrap_or_else(|| node.to_string());
-                items.push(item(node, &name, selection, &[], tag_names));
+                // A name that stays the same when the server numbers its namespaces anew.
+                let written = match namespace_uri {
+                    Some(uri) => format!("nsu={uri};{}", node.identifier),
+                    None => node.to_string(),
+                };
+                let name = selection.name.as_ref().unwrap_or(&written);
+                let item = Arc::new(item(node, name, selection, &[], tag_names));
+                if let Some((uri, None)) = index {
+                    tracing::warn!("the server has no namespace {uri}; {written} is not read");
+                    found.absent.push((item, StatusCode::BadNodeIdUnknown));
+                } else {
+                    found.items.push(item);
+                }
             }
             Target::Browse(pattern) => {
-                for (node, path) in browse(session, pattern).await? {
+                let nodes = browse(session, pattern).await?;
+                if nodes.is_empty() {
+                    tracing::warn!("the pattern {} finds no node", pattern.join("/"));
+                }
+                for (node, path) in nodes {
                     let name = selection.name.clone().unwrap_or_else(|| path.join("/"));
-                    items.push(item(node, &name, selection, &path, tag_names));
+                    found.items.push(Arc::new(item(node, &name, selection, &path, tag_names)));
                 }
             }
         }
     }
-    Ok(items)
+    Ok(found)
 }
 
 fn item(node: NodeId, name: &str, selection: &Selection, path: &[String], tag_names: &[String]) -> Item {

@@ -2,6 +2,7 @@
 //! `quality` (good, uncertain, bad), `status` (the server's own word).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{
@@ -14,16 +15,20 @@ use tidegate_engine::catalog::{BuildSource, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::source::{Committer, Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::source::{
+    Committer, Polled, Position, Rows, Silence, Source, SourcePart, WatermarkPolicy,
+};
 use tidegate_engine::time::{Clock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tidegate_engine::topology::value::Table;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::connect::{SERVER_KEYS, Server};
-use super::link::{Acknowledgements, News, Wanted, run, sequence};
+use super::connect::{SERVER_KEYS, Server, refuse_errors};
+use super::link::{News, Wanted, run};
 use super::nodes::{Item, NODE_KEYS, read};
+use super::subscription::{Acknowledgements, sequence};
 use super::value::{Timestamp, VALUE_TYPES, ValueType, number, quality, text, time, truth, whole};
 
 const KEYS: &[Key] = &[
@@ -86,28 +91,16 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     let table = &config.table;
     let mut diagnostics = Vec::new();
     let server = Server::read(config, context, &mut diagnostics);
-    if !server.is_known_policy() {
-        let message = format!("`{}` names an unknown security policy", config.name);
-        diagnostics.push(Diagnostic::error("TG-O002", message).at(table.span_of("policy")));
-    }
     let (selections, tag_names) = read(&table.tables("nodes"), &mut diagnostics);
     let fixed = ["ts", "node", "value", "quality", "status"];
     if let Some(tag) = tag_names.iter().find(|tag| fixed.contains(&tag.as_str())) {
         let message = format!("a tag cannot be called `{tag}`");
         diagnostics.push(Diagnostic::error("TG-T009", message).at(table.span_of("nodes")));
     }
-    if diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.severity == tidegate_engine::diagnostic::Severity::Error)
-    {
-        return Err(ConfigError(diagnostics));
-    }
+    let deadband = read_deadband(table.table("deadband"), &mut diagnostics);
+    refuse_errors(&mut diagnostics)?;
     let value_type = ValueType::parse(table.str("value_type").unwrap_or("float64"));
     let stream = stream(value_type, &tag_names);
-    let deadband = table.table("deadband").and_then(|table| {
-        let absolute = table.number("absolute").map(|value| (1, value));
-        absolute.or(table.number("percent").map(|value| (2, value)))
-    });
     let once_poll = context.once.then_some(Duration::from_millis(100));
     let wanted = Wanted {
         selections,
@@ -118,6 +111,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         deadband,
         poll: table.duration("poll").or(once_poll),
         once: context.once,
+        goes_on: false,
     };
     let policy = table.table("watermark");
     let default = WatermarkPolicy::default();
@@ -141,6 +135,8 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         stream: stream.clone(),
         acknowledgements: Acknowledgements::default(),
         link: None,
+        connected: Arc::default(),
+        last_ticket: 0,
     };
     let part = SourcePart {
         source: Box::new(source),
@@ -150,6 +146,20 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         commit_quickly: subscribes,
     };
     Ok(part)
+}
+
+/// Type (1 absolute, 2 percent) and value of the deadband.
+fn read_deadband(table: Option<&Table>, out: &mut Vec<Diagnostic>) -> Option<(u32, f64)> {
+    let table = table?;
+    let wrong = match (table.number("absolute"), table.number("percent")) {
+        (Some(value), None) if value >= 0.0 => return Some((1, value)),
+        (None, Some(value)) if (0.0..=100.0).contains(&value) => return Some((2, value)),
+        (Some(_), None) => "`absolute` is not negative",
+        (None, Some(_)) => "`percent` goes from 0 to 100",
+        (_, _) => "a deadband has either `absolute` or `percent`",
+    };
+    out.push(Diagnostic::error("TG-C006", wrong).at(table.span.clone()));
+    None
 }
 
 /// Columns: `ts`, `node`, the tags, `value`, `quality`, `status`.
@@ -180,6 +190,9 @@ struct OpcUaSource {
     stream: StreamSchema,
     acknowledgements: Acknowledgements,
     link: Option<RunningLink>,
+    connected: Arc<AtomicBool>,
+    /// Everything up to this ticket was handed on.
+    last_ticket: u64,
 }
 
 /// One row before it becomes one.
@@ -196,8 +209,15 @@ impl Source for OpcUaSource {
         self.close().await?;
         let (sender, receiver) = mpsc::channel(NEWS_WAITING_MAX);
         let link = run(self.server.clone(), self.wanted.clone(), Arc::clone(&self.acknowledgements), sender);
-        self.link = Some((receiver, tokio::spawn(link)));
-        Ok(())
+        let (receiver, link) = self.link.insert((receiver, tokio::spawn(link)));
+        match receiver.recv().await {
+            Some(_) => {
+                self.connected.store(true, Ordering::Release);
+                self.wanted.goes_on = true;
+                Ok(())
+            }
+            None => ended(link).await,
+        }
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
@@ -206,23 +226,16 @@ impl Source for OpcUaSource {
         };
         let mut news = Vec::new();
         if receiver.recv_many(&mut news, NEWS_WAITING_MAX).await == 0 {
-            return match link.await {
-                Ok(Ok(())) => Ok(Polled::End),
-                Ok(Err(error)) => Err(error),
-                Err(error) => Err(ConnectorError::Fatal(error.to_string())),
-            };
+            self.connected.store(false, Ordering::Release);
+            return ended(link).await.map(|()| Polled::End);
         }
         let mut samples = Vec::new();
-        let mut last_ticket = 0;
         for one in news {
             match one {
+                News::Connected(connected) => self.connected.store(connected, Ordering::Release),
                 News::Values { values, ticket } => {
-                    last_ticket = ticket.max(last_ticket);
-                    samples.extend(values.into_iter().map(|(item, value)| {
-                        let status = value.status.unwrap_or(StatusCode::Good);
-                        let quality = quality(status);
-                        Sample { item, value: Some(value), status: status.to_string(), quality }
-                    }));
+                    self.last_ticket = ticket.unwrap_or(self.last_ticket);
+                    samples.extend(values.into_iter().map(|(item, value)| self.sample(item, value)));
                 }
                 News::Gap { items, reason } => {
                     tracing::warn!(endpoint = %self.server.endpoint, "values may be missing: {reason}");
@@ -233,7 +246,12 @@ impl Source for OpcUaSource {
             }
         }
         let batch = self.batch(&samples).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&last_ticket) }))
+        let position = Position::of(&self.last_ticket);
+        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position }))
+    }
+
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        Some(Arc::clone(&self.connected) as Arc<dyn Silence>)
     }
 
     fn committer(&self) -> Option<Box<dyn Committer>> {
@@ -241,15 +259,25 @@ impl Source for OpcUaSource {
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {
-        if let Some((receiver, link)) = self.link.take() {
-            // The link takes leave of the server when nobody listens.
-            drop(receiver);
-            if let Ok(Err(ConnectorError::Fatal(message))) = link.await {
-                return Err(ConnectorError::Fatal(message));
-            }
+        self.connected.store(false, Ordering::Release);
+        let Some((receiver, link)) = self.link.take() else { return Ok(()) };
+        if link.is_finished() {
+            // How it ended was told by `next`.
+            return Ok(());
         }
-        Ok(())
+        // The link takes leave of the server when nobody listens.
+        drop(receiver);
+        match link.await {
+            Ok(Err(ConnectorError::Fatal(message))) => Err(ConnectorError::Fatal(message)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(ConnectorError::Fatal(error.to_string())),
+        }
     }
+}
+
+/// How a link ended of which no more news can come.
+async fn ended(link: &mut JoinHandle<Result<(), ConnectorError>>) -> Result<(), ConnectorError> {
+    link.await.unwrap_or_else(|error| Err(ConnectorError::Fatal(error.to_string())))
 }
 
 /// Lets the next publish acknowledge what is durable.
@@ -264,6 +292,18 @@ impl Committer for Acknowledger {
 }
 
 impl OpcUaSource {
+    fn sample(&self, item: Arc<Item>, value: DataValue) -> Sample {
+        let status = value.status.unwrap_or(StatusCode::Good);
+        let quality = quality(status);
+        // A value that does not fit into the column is told, not left out.
+        let misfit = value.value.as_ref().filter(|value| quality != "bad" && !self.value_type.holds(value));
+        if let Some(misfit) = misfit {
+            let status = format!("{:?} is no {}", misfit.type_id(), self.value_type.word());
+            return Sample { item, value: Some(value), status, quality: "bad" };
+        }
+        Sample { item, value: Some(value), status: status.to_string(), quality }
+    }
+
     fn batch(&self, samples: &[Sample]) -> Result<RecordBatch, arrow::error::ArrowError> {
         let now = self.clock.now();
         let at = |sample: &Sample| -> Time {

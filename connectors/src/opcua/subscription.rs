@@ -1,14 +1,57 @@
 //! Sequence numbers of a subscription: what is missing, what has been seen,
-//! what may be acknowledged. Pure.
+//! what may be acknowledged. No message is acknowledged before it is durable.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The last number before it wraps to 1 (OPC UA Part 4, section 5.13.1).
 const SEQUENCE_MAX: u32 = u32::MAX;
 
+/// Sequence numbers, shared with the committer.
+pub(crate) type Acknowledgements = Arc<Mutex<Sequence>>;
+
+/// Locks the sequence numbers.
+pub(crate) fn sequence(shared: &Acknowledgements) -> MutexGuard<'_, Sequence> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Acknowledgements on their way: given back if they do not arrive.
+#[derive(Debug)]
+pub(crate) struct Acks {
+    pub(crate) subscription: u32,
+    pub(crate) numbers: Vec<u32>,
+    home: Acknowledgements,
+}
+
+impl Acks {
+    /// Everything that may be acknowledged now.
+    pub(crate) fn take(home: &Acknowledgements) -> Acks {
+        let mut sequence = sequence(home);
+        let numbers = std::mem::take(&mut sequence.acknowledgeable);
+        Acks { subscription: sequence.subscription, numbers, home: Arc::clone(home) }
+    }
+
+    /// The server has them.
+    pub(crate) fn arrived(mut self) {
+        self.numbers.clear();
+    }
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        let mut sequence = sequence(&self.home);
+        // Another subscription has the same numbers for other messages.
+        if sequence.subscription == self.subscription {
+            sequence.acknowledgeable.append(&mut self.numbers);
+        }
+    }
+}
+
 /// What is known of a subscription's messages.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence {
+    /// The subscription's number at the server.
+    subscription: u32,
     /// The last number seen; 0 before the first.
     last: u32,
     /// Messages handed on, by ticket, until they may be acknowledged.
@@ -64,19 +107,9 @@ impl Sequence {
         }
     }
 
-    /// Takes the numbers to acknowledge with the next publish.
-    pub(crate) fn take_acknowledgements(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.acknowledgeable)
-    }
-
-    /// Gives back what a failed publish did not deliver.
-    pub(crate) fn give_back(&mut self, numbers: Vec<u32>) {
-        self.acknowledgeable.extend(numbers);
-    }
-
     /// A new subscription counts from 1; tickets go on.
-    pub(crate) fn restart(&mut self) {
-        *self = Sequence { next_ticket: self.next_ticket, ..Sequence::default() };
+    pub(crate) fn restart(&mut self, subscription: u32) {
+        *self = Sequence { subscription, next_ticket: self.next_ticket, ..Sequence::default() };
     }
 }
 
@@ -101,14 +134,32 @@ mod tests {
 
     #[test]
     fn acknowledges_only_what_is_durable() {
-        let mut sequence = Sequence::default();
-        let first = sequence.seen(1);
-        sequence.seen(2);
-        assert_eq!(sequence.take_acknowledgements(), [0_u32; 0]);
-        sequence.durable(first);
-        assert_eq!(sequence.take_acknowledgements(), [1]);
-        sequence.give_back(vec![1]);
-        sequence.durable(first + 1);
-        assert_eq!(sequence.take_acknowledgements(), [1, 2]);
+        let home = Acknowledgements::default();
+        let none: [u32; 0] = [];
+        let first = sequence(&home).seen(1);
+        sequence(&home).seen(2);
+        assert_eq!(Acks::take(&home).numbers, none);
+        sequence(&home).durable(first);
+        let lost = Acks::take(&home);
+        assert_eq!(lost.numbers, [1]);
+        assert_eq!(Acks::take(&home).numbers, none, "on its way");
+        drop(lost);
+        sequence(&home).durable(first + 1);
+        let both = Acks::take(&home);
+        assert_eq!(both.numbers, [1, 2], "what did not arrive is sent again");
+        both.arrived();
+        assert_eq!(Acks::take(&home).numbers, none);
+    }
+
+    #[test]
+    fn acknowledgements_of_an_old_subscription_are_not_given_to_a_new_one() {
+        let home = Acknowledgements::default();
+        sequence(&home).restart(7);
+        let ticket = sequence(&home).seen(1);
+        sequence(&home).durable(ticket);
+        let old = Acks::take(&home);
+        sequence(&home).restart(8);
+        drop(old);
+        assert_eq!(Acks::take(&home).numbers, [0_u32; 0]);
     }
 }

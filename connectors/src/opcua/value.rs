@@ -24,6 +24,26 @@ impl ValueType {
             _ => ValueType::Float,
         }
     }
+
+    /// Its word in a topology.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            ValueType::Float => "float64",
+            ValueType::Int => "int64",
+            ValueType::Bool => "bool",
+            ValueType::Text => "string",
+        }
+    }
+
+    /// Whether a column of this type can hold the value.
+    pub(crate) fn holds(self, value: &Variant) -> bool {
+        match self {
+            ValueType::Float => number(value).is_some(),
+            ValueType::Int => whole(value).is_some(),
+            ValueType::Bool => truth(value).is_some(),
+            ValueType::Text => text(value).is_some(),
+        }
+    }
 }
 
 /// A number, if the value is one.

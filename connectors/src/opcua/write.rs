@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, pin_mut};
-use opcua::client::Session;
 use opcua::types::{
     AttributeId, DataValue, NodeId, ReadValueId, StatusCode, TimestampsToReturn, Variant, WriteValue,
 };
@@ -19,10 +17,11 @@ use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, Task
 use tidegate_engine::template::Template;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
-use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use super::connect::{SERVER_KEYS, Server, describe};
+use super::connect::{SERVER_KEYS, Server, refuse_errors};
 use super::nodes::parse_node;
+use super::session::{Connection, describe};
 use super::value::number;
 use crate::modbus::WRITE_DEADLINE;
 use crate::number::single_number;
@@ -64,9 +63,8 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
         let message = "the value to write must be a number".to_owned();
         diagnostics.push(Diagnostic::error("TG-O004", message).at(table.span_of("value")));
     }
-    let (Some(node), Some(value), true) = (node, value, diagnostics.is_empty()) else {
-        return Err(ConfigError(diagnostics));
-    };
+    refuse_errors(&mut diagnostics)?;
+    let (Some(node), Some(value)) = (node, value) else { return Err(ConfigError(diagnostics)) };
     let task = OpcUaWrite {
         gate: context.shared.get_or_insert(&server.endpoint, WriteGate::default),
         server,
@@ -124,49 +122,108 @@ struct Point<'a> {
 
 /// A session that lives for one request.
 struct Visit {
-    session: Arc<Session>,
-    driver: JoinHandle<()>,
+    connection: Connection,
     node: NodeId,
 }
 
 impl Visit {
     async fn leave(self) {
-        if let Err(error) = self.session.disconnect().await {
-            tracing::debug!("cannot take leave: {error}");
+        self.connection.leave(None).await;
+    }
+
+    async fn value(&self) -> Result<Variant, Unread> {
+        let wanted = [ReadValueId::from(self.node.clone())];
+        let values = self.connection.session.read(&wanted, TimestampsToReturn::Neither, 0.0).await;
+        let values = values.map_err(|error| Unread::Passing(error.to_string()))?;
+        let value = values.into_iter().next().ok_or_else(|| Unread::Passing("an empty answer".into()))?;
+        match (value.status.unwrap_or(StatusCode::Good), value.value) {
+            (status, Some(value)) if !status.is_bad() => Ok(value),
+            (status, _) if is_for_good(status) => Err(Unread::ForGood(refusal(status, "read"))),
+            (status, _) => Err(Unread::Passing(refusal(status, "read"))),
         }
-        self.driver.abort();
+    }
+}
+
+/// Why a node could not be read.
+enum Unread {
+    /// It may be there the next time.
+    Passing(String),
+    /// Trying again is in vain.
+    ForGood(String),
+}
+
+impl From<Unread> for NotWritten {
+    fn from(unread: Unread) -> NotWritten {
+        match unread {
+            Unread::Passing(reason) => NotWritten::NotSent(reason),
+            Unread::ForGood(reason) => NotWritten::Refused(reason),
+        }
     }
 }
 
 impl Point<'_> {
-    async fn visit(&self) -> Result<Visit, String> {
-        let (session, event_loop) = self.server.session().await.map_err(|error| error.to_string())?;
-        let driver = tokio::spawn(async move {
-            let events = event_loop.enter();
-            pin_mut!(events);
-            while events.next().await.is_some() {}
-        });
-        let connected = tokio::time::timeout(self.timeout, session.wait_for_connection()).await;
-        if !connected.unwrap_or(false) {
-            driver.abort();
-            return Err(format!("cannot connect to {}", self.server.endpoint));
-        }
-        let (uri, mut node) = parse_node(self.node)?;
+    async fn visit(&self) -> Result<Visit, Unread> {
+        let passing = |error: &dyn std::fmt::Display| Unread::Passing(error.to_string());
+        let (uri, mut node) = parse_node(self.node).map_err(Unread::ForGood)?;
+        let mut connection = self.server.connect().await.map_err(|error| passing(&error))?;
+        connection.ready().await.map_err(|error| passing(&error))?;
         if let Some(uri) = uri {
-            let namespaces = session.read_namespace_array().await.map_err(|error| error.to_string())?;
-            node.namespace =
-                namespaces.get_index(&uri).ok_or_else(|| format!("the server has no namespace {uri}"))?;
+            let namespaces = connection.session.read_namespace_array().await;
+            let index = match namespaces {
+                Ok(namespaces) => namespaces
+                    .get_index(&uri)
+                    .ok_or_else(|| Unread::ForGood(format!("the server has no namespace {uri}"))),
+                Err(error) => Err(passing(&error)),
+            };
+            match index {
+                Ok(index) => node.namespace = index,
+                Err(unread) => {
+                    connection.leave(None).await;
+                    return Err(unread);
+                }
+            }
         }
-        Ok(Visit { session, driver, node })
+        Ok(Visit { connection, node })
     }
 
-    async fn value(visit: &Visit) -> Result<Variant, String> {
-        let wanted = [ReadValueId::from(visit.node.clone())];
-        let values = visit.session.read(&wanted, TimestampsToReturn::Neither, 0.0).await;
-        let value = values.map_err(|error| error.to_string())?.into_iter().next().ok_or("an empty answer")?;
-        match (value.status.unwrap_or(StatusCode::Good), value.value) {
-            (status, Some(value)) if !status.is_bad() => Ok(value),
-            (status, _) => Err(format!("{}: {status}", visit.node)),
+    async fn read_value(&self) -> Result<Variant, Unread> {
+        let visit = self.visit().await?;
+        let value = visit.value().await;
+        visit.leave().await;
+        value
+    }
+
+    /// Once, over one session.
+    async fn write_value(&self, visit: &Visit, value: f64) -> Result<(), NotWritten> {
+        // A server takes only the type that the node has.
+        let like = visit.value().await?;
+        let variant = same_type(&like, value)
+            .ok_or_else(|| NotWritten::Refused(format!("{value} does not fit into {}", self.node)))?;
+        let wanted = WriteValue {
+            node_id: visit.node.clone(),
+            attribute_id: AttributeId::Value as u32,
+            value: DataValue { value: Some(variant), ..DataValue::default() },
+            ..WriteValue::default()
+        };
+        match visit.connection.session.write(&[wanted]).await {
+            Ok(statuses) => match statuses.into_iter().next() {
+                Some(status) if !status.is_bad() => Ok(()),
+                Some(status) => {
+                    Err(NotWritten::Refused(format!("{}: {}", self.node, refusal(status, "write"))))
+                }
+                None => Err(NotWritten::Unknown("an empty answer".into())),
+            },
+            Err(error) => {
+                let reason = describe(&error, &self.server.endpoint);
+                Err(match error.status() {
+                    StatusCode::BadNotConnected => NotWritten::NotSent(reason),
+                    StatusCode::BadUserAccessDenied | StatusCode::BadServiceUnsupported => {
+                        NotWritten::Refused(reason)
+                    }
+                    // Sent, and nobody knows what became of it.
+                    _ => NotWritten::Unknown(reason),
+                })
+            }
         }
     }
 }
@@ -174,59 +231,49 @@ impl Point<'_> {
 #[async_trait]
 impl Device for Point<'_> {
     async fn read(&self) -> Result<f64, TaskError> {
-        let retry =
-            |reason: String| TaskError::retry("network", format!("cannot read {}: {reason}", self.node));
-        let visit = self.visit().await.map_err(retry)?;
-        let value = Point::value(&visit).await;
-        visit.leave().await;
-        let value = value.map_err(retry)?;
+        let read = timeout(self.timeout, self.read_value()).await;
+        let read = read.unwrap_or_else(|_| Err(Unread::Passing("no answer in time".into())));
+        let value = read.map_err(|unread| match unread {
+            Unread::Passing(reason) => {
+                TaskError::retry("network", format!("cannot read {}: {reason}", self.node))
+            }
+            Unread::ForGood(reason) => TaskError::Fatal(format!("cannot read {}: {reason}", self.node)),
+        })?;
         number(&value).ok_or_else(|| TaskError::Fatal(format!("{} holds no number", self.node)))
     }
 
     async fn write(&self, value: f64) -> Result<(), NotWritten> {
-        let visit = self.visit().await.map_err(NotWritten::NotSent)?;
-        // A server takes only the type that the node has.
-        let like = Point::value(&visit).await;
-        let variant = match like.map(|like| same_type(&like, value)) {
-            Ok(Some(variant)) => variant,
-            Ok(None) => {
-                visit.leave().await;
-                return Err(NotWritten::Refused(format!("{value} does not fit into {}", self.node)));
-            }
-            Err(reason) => {
-                visit.leave().await;
-                return Err(NotWritten::NotSent(reason));
-            }
-        };
-        let wanted = WriteValue {
-            node_id: visit.node.clone(),
-            attribute_id: AttributeId::Value as u32,
-            value: DataValue { value: Some(variant), ..DataValue::default() },
-            ..WriteValue::default()
-        };
-        let written = visit.session.write(&[wanted]).await;
+        let visit = self.visit().await?;
+        let written = self.write_value(&visit, value).await;
         visit.leave().await;
-        match written {
-            Ok(statuses) => match statuses.into_iter().next() {
-                Some(status) if !status.is_bad() => Ok(()),
-                Some(status) => Err(NotWritten::Refused(refusal(status, self.node))),
-                None => Err(NotWritten::Unknown("an empty answer".into())),
-            },
-            // Sent, and nobody knows what became of it.
-            Err(error) => Err(NotWritten::Unknown(describe(error.status(), &self.server.endpoint))),
-        }
+        written
     }
 }
 
-/// What a server means by a refusal.
-fn refusal(status: StatusCode, node: &str) -> String {
-    match status {
-        StatusCode::BadTypeMismatch => format!("{node} has another type"),
-        StatusCode::BadNotWritable => format!("{node} cannot be written"),
-        StatusCode::BadUserAccessDenied => format!("our user may not write {node}"),
-        StatusCode::BadOutOfRange => format!("the value is out of the range of {node}"),
-        other => format!("{node}: {other}"),
-    }
+/// Whether the server will say the same the next time.
+fn is_for_good(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BadNodeIdUnknown
+            | StatusCode::BadNodeIdInvalid
+            | StatusCode::BadAttributeIdInvalid
+            | StatusCode::BadNotReadable
+            | StatusCode::BadUserAccessDenied
+    )
+}
+
+/// What a server means by a refusal to read or write.
+fn refusal(status: StatusCode, what: &str) -> String {
+    let meaning = match status {
+        StatusCode::BadTypeMismatch => "the node has another type",
+        StatusCode::BadNotWritable => "the node cannot be written",
+        StatusCode::BadNotReadable => "the node cannot be read",
+        StatusCode::BadUserAccessDenied => "our user may not",
+        StatusCode::BadOutOfRange => "the value is out of the node's range",
+        StatusCode::BadNodeIdUnknown => "there is no such node",
+        _ => "the server refuses",
+    };
+    format!("{meaning} ({what}: {status})")
 }
 
 /// The number as a variant of the same type, if it fits.

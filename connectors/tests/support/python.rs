@@ -9,6 +9,29 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// A program that listens on no port.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Process {
+    pub(crate) fn start(program: &str, arguments: &[&str]) -> Process {
+        let mut command = Command::new(interpreter());
+        command.args(["-c", program]).args(arguments).stdout(Stdio::null());
+        Process(command.spawn().expect("python starts"))
+    }
+
+    pub(crate) fn must_run(&mut self) {
+        let ended = self.0.try_wait().expect("can be asked");
+        assert!(ended.is_none(), "the program has ended: {ended:?}");
+    }
+}
+
 /// A running server.
 pub(crate) struct Server {
     child: Child,

@@ -10,6 +10,7 @@ use arrow::datatypes::DataType;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::{Expression, Expressions, Scope, Selected};
+use tidegate_engine::source::Source;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::parse::parse;
 use tidegate_engine::topology::value::Text;
@@ -78,4 +79,10 @@ impl Expression for OneColumn {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, OperatorError> {
         Ok(Arc::clone(batch.column(self.index)))
     }
+}
+
+/// Whether a source says that its peer answers.
+#[allow(dead_code, reason = "not every test file uses every helper")]
+pub(crate) fn is_connected(source: &dyn Source) -> bool {
+    source.silence().is_some_and(|silence| silence.known_until(0).is_some())
 }

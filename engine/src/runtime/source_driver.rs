@@ -237,6 +237,9 @@ impl SourceDriver {
 
     /// Sends rows, cut where a row lies behind the watermark raised before it.
     async fn send_rows(&mut self, partition: usize, batch: RecordBatch) -> Result<(), Stop> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
         if self.stream.time.is_none() {
             return self.outlets.send(0, Event::Batch(batch)).await.map_err(|_| Stop::Closed);
         }
