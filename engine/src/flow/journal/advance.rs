@@ -188,14 +188,14 @@ fn set_task(writing: &Writing<'_>, run: i64, record: &Record, now: Time) -> rusq
 fn release_next(writing: &Writing<'_>, ended: i64) -> rusqlite::Result<Option<i64>> {
     let mut statement = writing.sql.prepare_cached(
         "UPDATE runs SET held = 0, reason = '' WHERE id = (
-             SELECT next.id FROM runs AS ended JOIN runs AS next
+             SELECT next.id FROM runs AS ended JOIN runs AS next INDEXED BY runs_open
                ON next.topology = ended.topology AND next.flow = ended.flow AND next.group_key = ended.group_key
-             WHERE ended.id = ?1 AND next.ended_at IS NULL AND next.held
+             WHERE ended.id = ?1 AND next.ended_at IS NULL AND next.held = 1
              ORDER BY next.id LIMIT 1)
            AND NOT EXISTS (
-             SELECT 1 FROM runs AS ended JOIN runs AS open
+             SELECT 1 FROM runs AS ended JOIN runs AS open INDEXED BY runs_open
                ON open.topology = ended.topology AND open.flow = ended.flow AND open.group_key = ended.group_key
-             WHERE ended.id = ?1 AND open.ended_at IS NULL AND NOT open.held)
+             WHERE ended.id = ?1 AND open.ended_at IS NULL AND open.held = 0)
          RETURNING id",
     )?;
     statement.query_row([ended], |row| row.get(0)).optional()

@@ -181,15 +181,17 @@ fn look(
     let mut seen = Seen { open: false, held: false, cooling: false, limited: false };
     let mut open = OpenGroup { held: None };
     if rules.overlap != Overlap::Allow {
-        let mut statement = sql.prepare_cached(
-            "SELECT count(*), max(CASE WHEN held THEN id END) FROM runs
-             WHERE topology = ?1 AND flow = ?2 AND group_key = ?3 AND ended_at IS NULL",
-        )?;
-        let (count, held): (i64, Option<i64>) = statement
-            .query_row((&rules.topology, &rules.flow, group), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        seen.open = count > 0;
-        seen.held = held.is_some();
-        open.held = held;
+        let newest = |held: bool| {
+            let mut statement = sql.prepare_cached(
+                "SELECT max(id) FROM runs INDEXED BY runs_open WHERE topology = ?1 AND flow = ?2
+                 AND group_key = ?3 AND held = ?4 AND ended_at IS NULL",
+            )?;
+            statement
+                .query_row((&rules.topology, &rules.flow, group, held), |row| row.get::<_, Option<i64>>(0))
+        };
+        open.held = newest(true)?;
+        seen.held = open.held.is_some();
+        seen.open = seen.held || newest(false)?.is_some();
     }
     if !rules.cooldown.is_zero() {
         let mut statement = sql.prepare_cached(

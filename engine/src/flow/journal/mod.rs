@@ -212,6 +212,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // Moving the log into the file is the writer's own decision, off the hot path.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
@@ -223,6 +224,8 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Pages that the writer keeps, in SQLite's unit of -1 KiB: 16 MiB.
+const CACHE_KIB: i64 = -16_384;
 /// A reader may meet a writer that is just recovering the log.
 const READ_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
