@@ -112,30 +112,30 @@ async fn k6_a_poison_message_is_rejected_with_its_place_and_the_offset_moves_on(
         Given::new(0, "{\"n\":"),
         Given::new(0, [0xff, 0xfe, 0x00]),
         tombstone,
+        Given::new(0, vec![b' '; 100_000]),
+        Given::new(0, format!("{{\"n\":{}", "[".repeat(9_000))),
         Given::new(0, "{\"n\":5}"),
     ];
     produce(&mock.servers, "t", messages);
-    let mut part = source("kafka", &keys(&mock, "group = \"g\""), &build_context());
+    let mut part =
+        source("kafka", &keys(&mock, "group = \"g\"\npayload_max = \"10KiB\"\n"), &build_context());
     part.source.open(None).await.expect("opens");
-    let all = read(part.source.as_mut(), 4).await;
+    let all = read(part.source.as_mut(), 6).await;
     assert_eq!(all.numbers("n"), [1, 5]);
-    let rejects: Vec<_> = all.items.iter().filter_map(|item| item.rejects.clone()).collect();
-    let column = |name: &str| {
-        let batches = rejects.iter().map(|batch| batch.column_by_name(name).expect("is there").clone());
-        batches.collect::<Vec<_>>()
-    };
-    let places: Vec<String> = column("position")
-        .iter()
-        .flat_map(|c| c.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>())
+    assert_eq!(all.rejected("position"), ["t/0@1", "t/0@2", "t/0@4", "t/0@5"]);
+    let reasons = all.rejected("reason");
+    for (reason, expected) in reasons.iter().zip(["brackets", "expected an object", "payload_max", "nested"])
+    {
+        assert!(reason.contains(expected), "{reasons:?}");
+    }
+    let rejects = all.items.iter().filter_map(|item| item.rejects.as_ref());
+    let payloads: Vec<Vec<u8>> = rejects
+        .map(|batch| batch.column_by_name("payload").expect("is there"))
+        .flat_map(|column| column.as_binary::<i32>().iter().flatten().map(<[u8]>::to_vec).collect::<Vec<_>>())
         .collect();
-    assert_eq!(places, ["t/0@1", "t/0@2"]);
-    let payloads: Vec<Vec<u8>> = column("payload")
-        .iter()
-        .flat_map(|c| c.as_binary::<i32>().iter().flatten().map(<[u8]>::to_vec).collect::<Vec<_>>())
-        .collect();
-    assert_eq!(payloads, [b"{\"n\":".to_vec(), vec![0xff, 0xfe, 0x00]]);
+    assert_eq!(payloads[..2], [b"{\"n\":".to_vec(), vec![0xff, 0xfe, 0x00]]);
     part.source.committer().expect("has one").commit(&all.position()).await.expect("is left");
-    until("the bad rows are behind us", || committed(&mock.servers, "g", "t", 1) == [Some(5)]).await;
+    until("the bad rows are behind us", || committed(&mock.servers, "g", "t", 1) == [Some(7)]).await;
     part.source.close().await.expect("closes");
 }
 

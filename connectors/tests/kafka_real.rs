@@ -123,6 +123,25 @@ async fn two_members_share_the_partitions_and_one_takes_all_over() {
     out.sink.close().await.expect("closes");
 }
 
+#[tokio::test]
+async fn starts_at_a_time() {
+    let broker = Broker::start();
+    broker.create_topic("t", 2).await;
+    // Message n of a partition has the time n seconds after 2023-11-14T22:13:20Z; partition 1 ends before.
+    let message = |partition: i32, n: i64| Given {
+        time: Some(1_700_000_000_000 + n * 1_000),
+        ..Given::new(partition, format!("{{\"n\":{}}}", i64::from(partition) * 100 + n))
+    };
+    produce(&broker.servers, "t", (0..20).map(|n| message(0, n)).chain((0..5).map(|n| message(1, n))));
+    let start = "start = { time = \"2023-11-14T22:13:30.500Z\" }\n";
+    let mut inlet = source("kafka", &format!("{}{start}", source_keys(&broker, "t")), &build_context());
+    inlet.source.open(None).await.expect("opens");
+    assert_eq!(read(inlet.source.as_mut(), 9).await.numbers("n"), (11..20).collect::<Vec<_>>());
+    produce(&broker.servers, "t", [message(1, 30)]);
+    assert_eq!(read(inlet.source.as_mut(), 1).await.numbers("n"), [130]);
+    inlet.source.close().await.expect("closes");
+}
+
 /// K11: rows of an aborted transaction are not read, and the markers at the
 /// end, which are offsets without messages, do not keep `--once` waiting: not
 /// where topics share partition numbers, and not beside empty ones.

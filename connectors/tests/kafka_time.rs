@@ -93,6 +93,23 @@ async fn an_outage_is_not_taken_for_silence() {
     running.stop().await;
 }
 
+/// K2: the topology is up, its source says that it is not connected, and event
+/// time stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k2_brokers_that_are_away_at_the_start_are_waited_for() {
+    let mock = Mock::new(&[("t", 1)]);
+    produce(&mock.servers, "t", [at(0, 1_700_000_000)]);
+    mock.all_down();
+    let running = start(&mock, "1s");
+    until("the source tries", || running.state() == "connecting").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((running.state().as_str(), running.seconds()), ("connecting", None));
+    mock.all_up();
+    until("the row came", || running.seen().rows == 1).await;
+    assert_eq!(running.state(), "connected");
+    running.stop().await;
+}
+
 /// A partition that goes to another member of the group takes its watermark
 /// along.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use rumqttc::v5::mqttbytes::QoS;
+use support::metrics::Counters;
 use support::mosquitto::{
     FORGETFUL, Mosquitto, Outside, PERSISTENT, SILENCE, numbered, publish, publish_with,
 };
@@ -171,6 +172,8 @@ fn disk_has(broker: &Mosquitto, text: &str) -> bool {
 
 #[tokio::test]
 async fn m2_a_broker_that_lost_the_session_is_subscribed_again() {
+    let counters = Counters::default();
+    let _listening = counters.listen();
     let mut broker = Mosquitto::start(FORGETFUL);
     let (context, _folder) = context();
     let mut part = build(&broker, "topics = [\"t/{x}\"]\n", &context);
@@ -182,7 +185,14 @@ async fn m2_a_broker_that_lost_the_session_is_subscribed_again() {
     broker.restart();
     open(part.source.as_mut()).await;
     publish(broker.port, numbered("t/a", 10..20)).await;
-    assert_each_once(read(part.source.as_mut(), 10).await.numbers("n"), 10..20);
+    // A mark where messages may be missing, then the rows.
+    let after = read(part.source.as_mut(), 11).await;
+    assert_eq!(after.items[0].batch.num_rows(), 0);
+    let reasons = after.rejected("reason");
+    assert!(reasons.len() == 1 && reasons[0].starts_with("gap"), "{reasons:?}");
+    assert_each_once(after.numbers("n"), 10..20);
+    assert_eq!(counters.get("tidegate_mqtt_sessions_lost_total"), 1);
+    commit(part.source.as_ref(), &after).await;
     part.source.close().await.expect("closes");
 }
 
@@ -256,6 +266,8 @@ async fn m6_a_stalled_sink_leaves_exactly_the_window_unacknowledged() {
 /// M6 for QoS 0: a reader that stalls costs messages, counted, and not memory.
 #[tokio::test]
 async fn m6_without_acknowledgements_the_buffer_is_the_limit() {
+    let counters = Counters::default();
+    let _listening = counters.listen();
     let broker = Mosquitto::start(FORGETFUL);
     let (context, _folder) = context();
     let mut part = build(&broker, "topics = [\"t\"]\nqos = 0\nbuffer = \"64KiB\"\n", &context);
@@ -271,6 +283,7 @@ async fn m6_without_acknowledgements_the_buffer_is_the_limit() {
         kept += rows.batch.num_rows();
     }
     assert!((60..=130).contains(&kept), "{kept} of 5001 kept");
+    assert_eq!(counters.get("tidegate_mqtt_dropped_total"), 5_001 - kept as u64, "the others are counted");
     publish(broker.port, numbered("t", 8..9)).await;
     assert_eq!(read(part.source.as_mut(), 1).await.numbers("n"), [8]);
     part.source.close().await.expect("closes");
@@ -289,15 +302,45 @@ async fn m9_payloads_that_are_no_rows_are_acknowledged_too() {
         all.items.extend(read(part.source.as_mut(), 1).await.items);
     }
     assert_eq!(all.numbers("n"), [1, 2]);
-    let rejected: Vec<_> = all.items.iter().filter_map(|item| item.rejects.as_ref()).collect();
-    let positions: Vec<String> = rejected
-        .iter()
-        .flat_map(|batch| {
-            batch.column_by_name("position").expect("is there").as_string::<i32>().iter().flatten()
-        })
-        .map(str::to_owned)
-        .collect();
+    let positions = all.rejected("position");
     assert!(positions.contains(&"t@2".to_owned()) && positions.contains(&"t@4".to_owned()), "{positions:?}");
+    commit(part.source.as_ref(), &all).await;
+    part.source.close().await.expect("closes");
+    open(part.source.as_mut()).await;
+    assert!(is_silent(part.source.as_mut(), SILENCE).await, "a bad payload came again");
+    part.source.close().await.expect("closes");
+}
+
+/// Large, deep and broken payloads are rejects with place and reason; they are
+/// acknowledged, and what comes after them is read.
+#[tokio::test]
+async fn payloads_that_mean_harm_are_rejects() {
+    let broker = Mosquitto::start(FORGETFUL);
+    let (context, _folder) = context();
+    let limits = "packet_max = \"120MiB\"\npayload_max = \"1MiB\"\n";
+    let mut part = build(&broker, &format!("topics = [\"t\"]\n{limits}"), &context);
+    open(part.source.as_mut()).await;
+    let payloads = [
+        vec![b' '; 100 << 20],
+        b"[".repeat(1 << 20),
+        format!("{{\"n\":{}1", "[".repeat(100_000)).into_bytes(),
+        b"{\"n\":1,\"x\":\"\xff\xfe\"}".to_vec(),
+        b"{\"n\":1e999}".to_vec(),
+        b"{\"n\":7}".to_vec(),
+    ];
+    publish(broker.port, payloads.map(|payload| ("t".to_owned(), payload))).await;
+    let mut all = Read::default();
+    while all.rows() == 0 {
+        all.items.extend(read(part.source.as_mut(), 1).await.items);
+    }
+    assert_eq!(all.numbers("n"), [7]);
+    assert_eq!(all.rejected("position"), ["t@1", "t@2", "t@3", "t@4", "t@5"]);
+    let reasons = all.rejected("reason");
+    for (reason, expected) in
+        reasons.iter().zip(["payload_max", "expected an object", "nested", "unicode", "n"])
+    {
+        assert!(reason.contains(expected) && reason.len() < 300, "{reasons:?}");
+    }
     commit(part.source.as_ref(), &all).await;
     part.source.close().await.expect("closes");
     open(part.source.as_mut()).await;

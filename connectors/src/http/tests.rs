@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -212,6 +212,38 @@ async fn a_wrong_request_is_told_so() {
     let (status, text) = in_time(request).await.expect("no panic");
     assert_eq!(status, 422);
     assert!(text.contains("brackets open"), "{text}");
+}
+
+/// Large, deep and broken bodies: the sender is told, the next one is served.
+#[tokio::test]
+async fn bodies_that_mean_harm_are_refused_with_a_reason() {
+    let (mut source, url) = source("").await;
+    let large = in_time(send(&url, "", vec![b' '; 100 << 20])).await.expect("no panic");
+    assert_eq!(large.0, 413, "more than the default payload_max of 16 MiB");
+    let mut committer = source.committer().expect("answers");
+    let bodies: [(Vec<u8>, &str); 4] = [
+        (b"[".repeat(1 << 20), "expected an object"),
+        (format!("{{\"n\":{}", "[".repeat(100_000)).into_bytes(), "nested"),
+        (b"{\"n\":1,\"x\":\"\xff\xfe\"}".to_vec(), "unicode"),
+        (b"\x00\x01\x02".to_vec(), "expected an object"),
+    ];
+    for (body, expected) in bodies {
+        let request = send(&url, "", body);
+        let rows = next(source.as_mut()).await;
+        let rejects = rows.rejects.expect("is rejected");
+        let texts = |name: &str| {
+            rejects.column_by_name(name).expect("is there").as_string::<i32>().value(0).to_owned()
+        };
+        assert!(texts("position").starts_with("request "), "{}", texts("position"));
+        assert!(texts("reason").contains(expected), "{expected}: {}", texts("reason"));
+        committer.commit(&rows.position).await.expect("answers");
+        let (status, text) = in_time(request).await.expect("no panic");
+        assert_eq!(status, 422, "{text}");
+    }
+    let request = send(&url, "", "{\"n\":7}");
+    let rows = next(source.as_mut()).await;
+    committer.commit(&rows.position).await.expect("answers");
+    assert_eq!(in_time(request).await.expect("no panic").0, 200);
 }
 
 #[tokio::test]

@@ -20,6 +20,13 @@ pub(super) struct Subscriptions {
     pub(super) qos: u8,
 }
 
+impl Subscriptions {
+    /// Whether they belong to the same session.
+    pub(super) fn is_of(&self, other: &Subscriptions) -> bool {
+        self.broker == other.broker && self.client_id == other.client_id
+    }
+}
+
 /// What to say to the broker after a connection was made.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -63,7 +70,7 @@ impl Memory {
 
 /// What has to be said so that the broker's session has the filters of `now`.
 pub(super) fn plan(before: Option<&Subscriptions>, now: &Subscriptions, session_present: bool) -> Plan {
-    let known = before.filter(|before| before.broker == now.broker && before.client_id == now.client_id);
+    let known = before.filter(|before| before.is_of(now));
     match known {
         Some(before) if session_present => Plan {
             unsubscribe: before.filters.iter().filter(|old| !now.filters.contains(old)).cloned().collect(),

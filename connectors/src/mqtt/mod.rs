@@ -162,6 +162,7 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
         clock: std::sync::Arc::clone(&context.clock),
         faults: Faults::default(),
         connections: 0,
+        has_gap: false,
         running: None,
     };
     Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: false, commit_quickly: true })

@@ -39,8 +39,10 @@ pub(super) struct Session {
     pub(super) room_bytes: usize,
     pub(super) watchdog: Duration,
     pub(super) heard: Arc<Heard>,
-    /// Told once, when messages can come.
-    pub(super) ready: Option<oneshot::Sender<()>>,
+    /// Told once, when messages can come: whether some may be missing, because
+    /// the broker has lost our session.
+    pub(super) ready: Option<oneshot::Sender<bool>>,
+    pub(super) has_gap: bool,
     pub(super) count: u64,
 }
 
@@ -85,7 +87,8 @@ impl Session {
         let before = self.memory.as_ref().and_then(Memory::read);
         let Plan { unsubscribe, subscribe } = plan(before.as_ref(), &self.wanted, session_present);
         tracing::info!(node = self.node, session_present, subscribe, "mqtt connected");
-        if !session_present && before.is_some() {
+        self.has_gap = !session_present && before.is_some_and(|before| before.is_of(&self.wanted));
+        if self.has_gap {
             metrics::counter!("tidegate_mqtt_sessions_lost_total", "node" => self.node.clone()).increment(1);
             tracing::warn!(node = self.node, "the broker has lost our session; messages may be missing");
         }
@@ -134,7 +137,7 @@ impl Session {
     }
 
     fn say_ready(&mut self) {
-        if self.ready.take().is_some_and(|ready| ready.send(()).is_err()) {
+        if self.ready.take().is_some_and(|ready| ready.send(self.has_gap).is_err()) {
             tracing::debug!(node = self.node, "nobody waits for the connection any more");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidegate_engine::codec::Decoder;
+use tidegate_engine::codec::{BadRow, Decoder};
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::source::{Committer, Polled, Position, Silence, Source};
 use tidegate_engine::time::Clock;
@@ -56,6 +56,8 @@ pub(super) struct MqttSource {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) faults: Faults,
     pub(super) connections: u64,
+    /// Messages may be missing before the next ones: to be told.
+    pub(super) has_gap: bool,
     pub(super) running: Option<Running>,
 }
 
@@ -126,7 +128,7 @@ impl Faults {
 }
 
 impl MqttSource {
-    fn start(&mut self) -> Result<(Running, oneshot::Receiver<()>), ConnectorError> {
+    fn start(&mut self) -> Result<(Running, oneshot::Receiver<bool>), ConnectorError> {
         let (requests, link) = self.settings.link()?;
         self.connections += 1;
         // As many as the buffer can hold: `send` waits for room in bytes only.
@@ -145,6 +147,7 @@ impl MqttSource {
             watchdog: self.settings.watchdog(),
             heard: Arc::clone(&heard),
             ready: Some(ready),
+            has_gap: false,
             count: 0,
         };
         let acks = Arc::new(Acks::new(self.connections, Arc::clone(&requests)));
@@ -173,6 +176,19 @@ impl MqttSource {
         metrics::counter!("tidegate_mqtt_disconnects_total", "node" => self.node.clone(), "reason" => kind)
             .increment(1);
         self.faults.judge(&broken, life, &self.settings.client_id)
+    }
+
+    /// No rows, and a reject that marks where some may be missing.
+    fn gap(&mut self) -> Result<Polled, ConnectorError> {
+        let mut decoded = self.decoder.finish();
+        decoded.bad.push(BadRow {
+            reason: "gap: the broker has lost our session; messages may be missing here".into(),
+            position: format!("{}, connection {}", self.wanted.broker, self.connections),
+            payload: Arc::from([]),
+        });
+        let position = Position::of(&Place(self.connections, 0));
+        let origin = Origin { node: &self.node, partition: 0, position, now: self.clock.now() };
+        self.format.rows(decoded, self.own.finish(), origin).map(Polled::Rows)
     }
 
     /// Rows of the messages; those that give none count all the same.
@@ -208,7 +224,10 @@ impl Source for MqttSource {
         let (running, is_ready) = self.start()?;
         self.running = Some(running);
         match tokio::time::timeout(self.settings.handshake_max(), is_ready).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(has_gap)) => {
+                self.has_gap |= has_gap;
+                Ok(())
+            }
             Ok(Err(_)) => Err(self.ended().await),
             Err(_) => {
                 self.running = None;
@@ -218,6 +237,9 @@ impl Source for MqttSource {
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        if std::mem::take(&mut self.has_gap) {
+            return self.gap();
+        }
         let mut messages = Vec::new();
         let Some(running) = self.running.as_mut() else {
             return Err(ConnectorError::Lost("the mqtt source is not open".into()));

@@ -75,6 +75,11 @@ impl Running {
         self.seen.lock().expect("no panic").clone()
     }
 
+    /// What `status` says of the source.
+    pub(crate) fn state(&self) -> String {
+        self.job.stats.iter().find(|stats| stats.name == "s").expect("is there").read().state
+    }
+
     /// Event time in seconds, rounded down.
     pub(crate) fn seconds(&self) -> Option<i64> {
         self.seen().watermark.map(|micros| micros.div_euclid(1_000_000))

@@ -13,6 +13,7 @@ pub(crate) mod certificates;
 pub(crate) mod job;
 pub(crate) mod kafka;
 pub(crate) mod kafka_real;
+pub(crate) mod metrics;
 pub(crate) mod mosquitto;
 pub(crate) mod mqtt_fake;
 pub(crate) mod parts;
@@ -74,6 +75,15 @@ impl Read {
             values.map(|value| value.unwrap_or("NULL").to_owned()).collect::<Vec<_>>()
         };
         self.items.iter().flat_map(of).collect()
+    }
+
+    /// A text column of the rejected rows, in order.
+    pub(crate) fn rejected(&self, column: &str) -> Vec<String> {
+        let of = |batch: &RecordBatch| {
+            let values = batch.column_by_name(column).expect("the column is there");
+            values.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>()
+        };
+        self.items.iter().filter_map(|item| item.rejects.as_ref()).flat_map(of).collect()
     }
 
     /// The values of a whole-number column, in order.
