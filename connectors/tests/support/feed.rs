@@ -95,7 +95,7 @@ impl Feed {
             }
             match self.batch().await {
                 Ok(Polled::Rows(rows)) => self.waiting.extend(rows_of(&rows.batch)),
-                Ok(Polled::End) => panic!("the source has ended"),
+                Ok(Polled::Partitions(_) | Polled::End) => panic!("no rows"),
                 Err(error) => panic!("{error}"),
             }
         }
