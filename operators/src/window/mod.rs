@@ -18,7 +18,7 @@ use tidegate_engine::topology::value::Table;
 use arrow::datatypes::{Field, FieldRef};
 
 use crate::expression::{SqlExpressions, compile_aggregates, is_key_type};
-use crate::part::{only_input, require_time};
+use crate::part::{named_columns, only_input, require_time};
 use frame::Frame;
 use operator::Window;
 use pane::Layout;
@@ -106,28 +106,17 @@ fn build(
     Ok(OperatorPart { operator: Box::new(operator), ports })
 }
 
+/// The key's columns, all of types that a window can group by.
 fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) -> Vec<usize> {
-    let fields = input.stream.columns.fields();
-    let mut keys = Vec::new();
-    for text in config.table.texts("key") {
-        let found = fields.iter().position(|field| *field.name() == text.value);
-        let data_type = found.and_then(|index| fields.get(index)).map(|field| field.data_type());
-        match (found, data_type) {
-            (Some(index), Some(data_type)) if is_key_type(data_type) => keys.push(index),
-            (_, Some(data_type)) => {
-                let message = format!("`{}` is {} and cannot be a key", text.value, type_name(data_type));
-                let diagnostic = Diagnostic::error("TG-X003", message).at(text.span.clone());
-                out.push(diagnostic.help("keys need an exact equality: use strings, whole numbers, times"));
-            }
-            (_, None) => {
-                let names = || fields.iter().map(|field| field.name().as_str());
-                out.push(
-                    Diagnostic::error("TG-X002", format!("there is no column `{}`", text.value))
-                        .at(text.span.clone())
-                        .help(format!("the columns are {}", names().collect::<Vec<_>>().join(", ")))
-                        .suggest(&text.value, names()),
-                );
-            }
+    let keys = named_columns(config, "key", &input.stream, out);
+    for field in keys.iter().filter_map(|index| input.stream.columns.fields().get(*index)) {
+        if !is_key_type(field.data_type()) {
+            let texts = config.table.texts("key");
+            let span = texts.iter().find(|text| text.value == *field.name()).map(|text| text.span.clone());
+            let message =
+                format!("`{}` is {} and cannot be a key", field.name(), type_name(field.data_type()));
+            let diagnostic = Diagnostic::error("TG-X003", message).at(span.unwrap_or_default());
+            out.push(diagnostic.help("keys need an exact equality: use strings, whole numbers, times"));
         }
     }
     keys
