@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod http;
+mod kept;
 mod mail;
 #[path = "../../../engine/tests/parts/mod.rs"]
 mod parts;

@@ -6,6 +6,7 @@
 mod advance;
 mod effects;
 mod launch;
+mod mover;
 mod read;
 mod restore;
 mod retain;
@@ -21,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub use advance::{Advanced, Record};
 pub use effects::{EffectScope, RunLedger};
 pub use launch::{LaunchRules, Launched, NewFiring, Offer};
+use mover::Mover;
 pub use read::{Counts, JournalReader, NoticeLine, RunLine, TaskLine, TicketLine, WriteLine};
 pub use restore::{OpenRun, SavedTask};
 pub use retain::OldRows;
@@ -87,11 +89,15 @@ impl Journal {
         let reader = open_reader(path).map_err(failed)?;
         let poison = Arc::new(OnceLock::new());
         let (sender, receiver) = crossbeam::channel::bounded(WAITING_MAX);
-        let writer = Writer::new(connection, receiver, Arc::clone(&poison), file.clone()).map_err(failed)?;
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || writer.serve())
-            .map_err(|error| JournalError(format!("the journal {file} found no thread: {error}")))?;
+        let no_thread =
+            |error: std::io::Error| JournalError(format!("the journal {file} found no thread: {error}"));
+        let mover = Connection::open(path).and_then(|second| configure(&second).map(|()| second));
+        let mover = Mover::start(mover.map_err(failed)?, Arc::clone(&poison), file.clone());
+        let mover = mover.map_err(no_thread)?;
+        let writer = Writer::new(connection, receiver, Arc::clone(&poison), file.clone(), mover);
+        let writer = writer.map_err(failed)?;
+        let builder = std::thread::Builder::new().name("journal".into());
+        let thread = builder.spawn(move || writer.serve()).map_err(no_thread)?;
         Ok(Arc::new(Journal {
             file,
             path: path.to_owned(),

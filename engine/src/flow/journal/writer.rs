@@ -9,6 +9,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::JournalError;
+use super::mover::{Mover, move_log};
 use crate::time::Time;
 
 /// Most changes in one transaction: bounds how long the first one waits.
@@ -18,8 +19,13 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Changes for which nobody waits go along with the next ones, or alone after
 /// this time: an fsync of their own would only stand in the way.
 const LAZY_WAIT: Duration = Duration::from_millis(20);
-/// A log this long is moved even under load, in pages of 4 KiB: 64 MiB.
-const LOG_PAGES_MAX: i64 = 16_384;
+/// A log this long is moved even under load, in pages of 4 KiB: 16 MiB.
+const LOG_PAGES_MAX: i64 = 4_096;
+/// So few pages the writer moves itself, so that the log begins anew although
+/// more is written all the time: a few milliseconds.
+const OWN_PAGES_MAX: i64 = 256;
+/// A log this long the writer moves itself, and everybody waits: 64 MiB.
+const LOG_PAGES_HARD_MAX: i64 = 16_384;
 /// The log's length is looked at after so many transactions.
 const LOOK_EVERY: u32 = 64;
 
@@ -110,6 +116,7 @@ pub(super) struct Writer {
     group: Vec<Box<dyn Work>>,
     /// Transactions since the log was moved.
     unmoved: u32,
+    mover: Mover,
 }
 
 impl Writer {
@@ -118,15 +125,15 @@ impl Writer {
         receiver: Receiver<Box<dyn Work>>,
         poison: Arc<OnceLock<JournalError>>,
         file: String,
+        mover: Mover,
     ) -> rusqlite::Result<Writer> {
         let newest =
             "SELECT max((SELECT ifnull(max(id), 0) FROM firings), (SELECT ifnull(max(id), 0) FROM runs),
              (SELECT ifnull(max(id), 0) FROM writes), (SELECT ifnull(max(id), 0) FROM notices))";
         let last_id = connection.query_row(newest, (), |row| row.get(0))?;
-        let mut writer =
-            Writer { connection, receiver, poison, file, last_id, group: Vec::new(), unmoved: 0 };
-        writer.checkpoint("PASSIVE")?;
-        Ok(writer)
+        move_log(&connection, "PASSIVE")?;
+        let group = Vec::new();
+        Ok(Writer { connection, receiver, poison, file, last_id, group, unmoved: 0, mover })
     }
 
     pub(super) fn serve(mut self) {
@@ -141,16 +148,20 @@ impl Writer {
                         self.write_group();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) if self.group.is_empty() => self.move_log(1),
+                Err(RecvTimeoutError::Timeout) if self.group.is_empty() => self.look_at_log(0),
                 Err(RecvTimeoutError::Timeout) => self.write_group(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.unmoved > 0 && self.unmoved.is_multiple_of(LOOK_EVERY) {
-                self.move_log(LOG_PAGES_MAX);
+                self.look_at_log(LOG_PAGES_MAX);
             }
         }
         self.write_group();
-        self.move_log(1);
+        if self.poison.get().is_none()
+            && let Err(error) = move_log(&self.connection, "PASSIVE")
+        {
+            tracing::error!("{}", JournalError::new(&self.file, &error));
+        }
     }
 
     fn take_waiting(&mut self) {
@@ -209,31 +220,28 @@ impl Writer {
         Ok(results)
     }
 
-    /// Moves the log into the file if it has so many pages. What readers still
-    /// need stays.
-    fn move_log(&mut self, pages_min: i64) {
+    /// Has the log moved into the file if it is longer than this. What readers
+    /// still need stays.
+    fn look_at_log(&mut self, pages_max: i64) {
         if self.unmoved == 0 || self.poison.get().is_some() {
             return;
         }
-        let moved = self.checkpoint("NOOP").and_then(|waiting| {
-            if waiting >= pages_min {
-                self.unmoved = 0;
-                self.checkpoint("PASSIVE")?;
+        let looked = move_log(&self.connection, "NOOP").and_then(|log| {
+            if log.pages <= pages_max {
+                return Ok(());
             }
-            Ok(())
+            self.unmoved = 0;
+            if log.waiting() > OWN_PAGES_MAX && log.pages <= LOG_PAGES_HARD_MAX {
+                self.mover.move_log();
+                return Ok(());
+            }
+            move_log(&self.connection, "PASSIVE").map(|_| ())
         });
-        if let Err(error) = moved {
+        if let Err(error) = looked {
             let error = JournalError::new(&self.file, &error);
             tracing::error!("{error}");
             self.poison.get_or_init(|| error);
         }
-    }
-
-    /// Answers how many pages of the log were not in the file before.
-    fn checkpoint(&mut self, how: &str) -> rusqlite::Result<i64> {
-        self.connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), (), |row| {
-            Ok(row.get::<_, i64>(1)?.saturating_sub(row.get::<_, i64>(2)?))
-        })
     }
 }
 

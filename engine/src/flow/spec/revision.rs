@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Flow;
 use super::build::build_flow;
 use crate::catalog::Catalog;
+use crate::diagnostic::Severity;
 use crate::schema::StreamSchema;
 use crate::table::NamedTable;
 use crate::topology::node::{BuildContext, Section};
@@ -48,6 +49,7 @@ impl Workshop {
         let node = parsed.nodes.iter().find(|node| node.section == Section::Flow && node.name == name);
         let node = node.ok_or("the journal's copy of the file has no such flow")?;
         let flow = build_flow(node, trigger, self, &mut messages);
+        messages.retain(|message| message.severity == Severity::Error);
         let Some(flow) = flow.filter(|_| messages.is_empty()) else {
             let told: Vec<&str> = messages.iter().map(|message| message.message.as_str()).collect();
             return Err(told.join("; "));
