@@ -38,6 +38,9 @@ publishing = "50ms"
 keep_alive = "1s"
 request_timeout = "2s""#;
 
+/// Messages that asyncua keeps until they are acknowledged.
+const UNACKNOWLEDGED: &str = "sum(len(s._not_acknowledged_results) for s in server.iserver.subscription_service.subscriptions.values())";
+
 /// Counts on the node `v1`, so that a missing value is a gap in the numbers.
 fn count(server: &UaServer, every: Duration) -> impl Future<Output = ()> + use<> {
     let (node, set) = (server.node("v1"), server.setter());
@@ -108,14 +111,32 @@ async fn u1_a_connection_lost_before_the_first_message_loses_nothing() {
     let keys = COUNTER.replace("\"50ms\"", "\"1s\"");
     let mut feed = Feed::open(&format!("opc.tcp://127.0.0.1:{}/t/", proxy.port), &keys).await;
     proxy.orders().hold_answers(true);
-    let unread = "sum(len(s._not_acknowledged_results) for s in server.iserver.subscription_service.subscriptions.values())";
-    server.until(unread, "1").await;
+    server.until(UNACKNOWLEDGED, "1").await;
     server.order("await put('v1', 2)").await;
-    server.until(unread, "2").await;
+    server.until(UNACKNOWLEDGED, "2").await;
     proxy.orders().drop_all();
     proxy.orders().hold_answers(false);
     let (first, second) = (feed.row().await, feed.row().await);
     assert_eq!((first.value, second.value), (Some(1.0), Some(2.0)), "{first:?} {second:?}");
+    feed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_acknowledged_when_its_rows_are_durable_and_not_before() {
+    let server = Asyncua::start(Options::default()).await;
+    let mut feed = Feed::open(&server.endpoint(), COUNTER).await;
+    feed.commits = false;
+    for value in [1.0, 2.0, 3.0] {
+        server.order(&format!("await put('v1', {value})")).await;
+        feed.until("the value", |row| row.value == Some(value)).await;
+    }
+    // The keep-alives that follow carry acknowledgements, if there are any.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.until(&format!("{UNACKNOWLEDGED} >= 3"), "true").await;
+    feed.commits = true;
+    server.order("await put('v1', 4)").await;
+    feed.until("the value", |row| row.value == Some(4.0)).await;
+    server.until(UNACKNOWLEDGED, "0").await;
     feed.close().await;
 }
 

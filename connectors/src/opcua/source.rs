@@ -1,6 +1,7 @@
 //! `source.opcua`: values of nodes. Columns: `ts`, `node`, the tags, `value`,
 //! `quality` (good, uncertain, bad), `status` (the server's own word).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,7 +197,7 @@ struct OpcUaSource {
 struct Sample {
     item: Arc<Item>,
     value: Option<DataValue>,
-    status: String,
+    status: Cow<'static, str>,
     quality: &'static str,
 }
 
@@ -237,8 +238,8 @@ impl Source for OpcUaSource {
                 }
                 News::Gap { items, reason } => {
                     tracing::warn!(endpoint = %self.server.endpoint, "values may be missing: {reason}");
-                    let gap =
-                        |item| Sample { item, value: None, status: format!("Gap: {reason}"), quality: "bad" };
+                    let status = Cow::from(format!("Gap: {reason}"));
+                    let gap = |item| Sample { item, value: None, status: status.clone(), quality: "bad" };
                     samples.extend(items.into_iter().map(gap));
                 }
             }
@@ -297,9 +298,11 @@ impl OpcUaSource {
         let misfit = value.value.as_ref().filter(|value| quality != "bad" && !self.value_type.holds(value));
         if let Some(misfit) = misfit {
             let status = format!("{:?} is no {}", misfit.type_id(), self.value_type.word());
-            return Sample { item, value: Some(value), status, quality: "bad" };
+            return Sample { item, value: Some(value), status: status.into(), quality: "bad" };
         }
-        Sample { item, value: Some(value), status: status.to_string(), quality }
+        // Nearly all values are good: no text is made for them.
+        let status = if status == StatusCode::Good { "Good".into() } else { status.to_string().into() };
+        Sample { item, value: Some(value), status, quality }
     }
 
     fn batch(&self, samples: &[Sample]) -> Result<RecordBatch, arrow::error::ArrowError> {

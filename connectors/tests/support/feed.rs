@@ -45,6 +45,8 @@ pub(crate) fn build(kind: &str, keys: &str, context: &BuildContext) -> Result<So
 /// A source that is read.
 pub(crate) struct Feed {
     pub(crate) part: SourcePart,
+    /// Whether what was read is acknowledged as durable.
+    pub(crate) commits: bool,
     committer: Option<Box<dyn Committer>>,
     waiting: VecDeque<Row>,
 }
@@ -66,7 +68,7 @@ impl Feed {
     ) -> Result<Feed, ConnectorError> {
         let keys = format!("endpoint = \"{endpoint}\"\n{keys}");
         let part = build("opcua", &keys, context).unwrap_or_else(|error| panic!("{error}"));
-        let mut feed = Feed { part, committer: None, waiting: VecDeque::new() };
+        let mut feed = Feed { part, commits: true, committer: None, waiting: VecDeque::new() };
         feed.reopen().await?;
         Ok(feed)
     }
@@ -78,10 +80,10 @@ impl Feed {
         Ok(())
     }
 
-    /// The next batch; everything in it is acknowledged as durable.
+    /// The next batch; everything in it is durable at once, if `commits`.
     pub(crate) async fn batch(&mut self) -> Result<Polled, ConnectorError> {
         let polled = timeout(LIMIT, self.part.source.next()).await.expect("news in time")?;
-        if let (Polled::Rows(rows), Some(committer)) = (&polled, &mut self.committer) {
+        if let (true, Polled::Rows(rows), Some(committer)) = (self.commits, &polled, &mut self.committer) {
             committer.commit(&rows.position).await.expect("commits");
         }
         Ok(polled)
