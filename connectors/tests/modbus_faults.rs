@@ -8,6 +8,8 @@
     reason = "a test that fails says where"
 )]
 
+#[path = "support/plc.rs"]
+mod plc;
 #[path = "support/topology.rs"]
 mod topology;
 
@@ -17,109 +19,13 @@ use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use plc::{Answer, Frames, Plc};
 use tidegate_connectors::SOURCES;
 use tidegate_engine::source::{Polled, Source};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 /// Nothing here takes longer.
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// What a device answers to one read.
-#[derive(Clone, Debug)]
-enum Answer {
-    /// Register `n` holds the value `n`.
-    Right,
-    Exception(u8),
-    /// Right, but only after this time.
-    Late(Duration),
-    /// One register too few.
-    Short,
-    /// Bytes that are no Modbus.
-    Garbage,
-    /// Nothing at all.
-    Silence,
-}
-
-/// A request as it came.
-#[derive(Clone, Copy, Debug)]
-struct Read {
-    unit: u8,
-    start: u16,
-    count: u16,
-}
-
-type Script = Arc<dyn Fn(Read) -> Answer + Send + Sync>;
-
-/// Serves a script on a port of its own until it is dropped.
-struct Device {
-    port: u16,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Device {
-    async fn start(port: u16, script: Script) -> Device {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let task = tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.expect("accepts");
-                connections.spawn(serve(stream, Arc::clone(&script)));
-            }
-        });
-        Device { port, task }
-    }
-}
-
-async fn serve(mut stream: TcpStream, script: Script) {
-    loop {
-        let mut head = [0_u8; 12];
-        if stream.read_exact(&mut head).await.is_err() {
-            return;
-        }
-        let read = Read {
-            unit: head[6],
-            start: u16::from_be_bytes([head[8], head[9]]),
-            count: u16::from_be_bytes([head[10], head[11]]),
-        };
-        let answer = script(read);
-        let mut registers: Vec<u16> = (read.start..read.start + read.count).collect();
-        match answer {
-            Answer::Silence => continue,
-            Answer::Garbage => {
-                stream.write_all(&[0xFF; 40]).await.ok();
-                continue;
-            }
-            Answer::Late(time) => tokio::time::sleep(time).await,
-            Answer::Short => {
-                registers.pop();
-            }
-            Answer::Right | Answer::Exception(_) => {}
-        }
-        let body: Vec<u8> = if let Answer::Exception(code) = answer {
-            vec![read.unit, head[7] | 0x80, code]
-        } else {
-            let bytes: Vec<u8> = registers.iter().flat_map(|register| register.to_be_bytes()).collect();
-            let mut body = vec![read.unit, head[7], u8::try_from(bytes.len()).expect("short")];
-            body.extend(bytes);
-            body
-        };
-        let mut frame = vec![head[0], head[1], 0, 0];
-        frame.extend(u16::try_from(body.len()).expect("short").to_be_bytes());
-        frame.extend(body);
-        if stream.write_all(&frame).await.is_err() {
-            return;
-        }
-    }
-}
 
 async fn open(port: u16, unit: &str, every: &str, points: &str) -> Box<dyn Source> {
     let text = format!(
@@ -176,34 +82,30 @@ fn right(start: i64) -> impl Fn(&str, &[Option<i64>]) {
     }
 }
 
-fn script(answer: impl Fn(Read) -> Answer + Send + Sync + 'static) -> Script {
-    Arc::new(answer)
-}
-
 const THREE: &str = r#"{ name = "a", register = "holding:10" }, { name = "b", register = "holding:11" }, { name = "c", register = "holding:12" }"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn b1_a_device_that_is_off_gives_bad_rows_and_comes_back_by_itself() {
     let port = {
-        let device = Device::start(0, script(|_| Answer::Right)).await;
+        let device = Plc::start(Frames::Tcp, |_| Answer::Right).await;
         device.port
     };
     let mut source = open(port, "1", "50ms", THREE).await;
     for (quality, values) in read(&rows(&mut source).await) {
         assert_eq!((quality.as_str(), values), ("bad", vec![None, None, None]));
     }
-    let device = Device::start(port, script(|_| Answer::Right)).await;
+    let device = Plc::start_on(port, Frames::Tcp, |_| Answer::Right).await;
     until(&mut source, right(10), "good").await;
     drop(device);
     until(&mut source, right(10), "bad").await;
-    let _device = Device::start(port, script(|_| Answer::Right)).await;
+    let _device = Plc::start_on(port, Frames::Tcp, |_| Answer::Right).await;
     until(&mut source, right(10), "good").await;
     source.close().await.expect("closes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_device_the_source_says_so_even_if_it_gives_no_rows() {
-    let device = Device::start(0, script(|_| Answer::Right)).await;
+    let device = Plc::start(Frames::Tcp, |_| Answer::Right).await;
     let port = device.port;
     let mut source = open(port, "1", "50ms\"\non_failure = \"skip", THREE).await;
     until(&mut source, right(10), "good").await;
@@ -215,7 +117,7 @@ async fn without_a_device_the_source_says_so_even_if_it_gives_no_rows() {
             assert_eq!(quality, "good", "no rows are given for failures");
         }
     }
-    let _device = Device::start(port, script(|_| Answer::Exception(2))).await;
+    let _device = Plc::start_on(port, Frames::Tcp, |_| Answer::Exception(2)).await;
     while !source.is_connected() {
         rows(&mut source).await;
     }
@@ -225,7 +127,7 @@ async fn without_a_device_the_source_says_so_even_if_it_gives_no_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn b1_a_silent_unit_does_not_slow_the_others_down() {
     let device =
-        Device::start(0, script(|read| if read.unit == 9 { Answer::Silence } else { Answer::Right })).await;
+        Plc::start(Frames::Tcp, |read| if read.unit == 9 { Answer::Silence } else { Answer::Right }).await;
     let mut source = open(device.port, "[1, 9, 2]", "50ms", THREE).await;
     let started = Instant::now();
     let mut good = 0;
@@ -241,16 +143,13 @@ async fn b1_a_silent_unit_does_not_slow_the_others_down() {
 async fn b2_a_late_answer_is_never_taken_for_another_request() {
     let calls = AtomicU32::new(0);
     // Every third answer comes after the time-out, when the next request is on its way.
-    let device = Device::start(
-        0,
-        script(move |_| {
-            if calls.fetch_add(1, Relaxed).is_multiple_of(3) {
-                Answer::Late(Duration::from_millis(350))
-            } else {
-                Answer::Right
-            }
-        }),
-    )
+    let device = Plc::start(Frames::Tcp, move |_| {
+        if calls.fetch_add(1, Relaxed).is_multiple_of(3) {
+            Answer::Late(Duration::from_millis(350))
+        } else {
+            Answer::Right
+        }
+    })
     .await;
     // Two blocks, so that an answer could be taken for the other one's.
     let points = r#"{ name = "a", register = "holding:10" }, { name = "b", register = "holding:500" }"#;
@@ -272,17 +171,10 @@ async fn b2_a_late_answer_is_never_taken_for_another_request() {
 async fn b3_b11_a_missing_register_is_isolated_and_the_others_are_read() {
     let reads = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&reads);
-    let device = Device::start(
-        0,
-        script(move |read| {
-            counter.fetch_add(1, Relaxed);
-            if (read.start..read.start + read.count).contains(&11) {
-                Answer::Exception(2)
-            } else {
-                Answer::Right
-            }
-        }),
-    )
+    let device = Plc::start(Frames::Tcp, move |read| {
+        counter.fetch_add(1, Relaxed);
+        if (read.start..read.start + read.count).contains(&11) { Answer::Exception(2) } else { Answer::Right }
+    })
     .await;
     let mut source = open(device.port, "1", "30ms", THREE).await;
     for _ in 0..10 {
@@ -301,15 +193,12 @@ async fn b3_b11_a_missing_register_is_isolated_and_the_others_are_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn b4_a_busy_unit_is_asked_again_and_a_gateway_keeps_the_line() {
     let calls = AtomicU32::new(0);
-    let device = Device::start(
-        0,
-        script(move |read| match (read.unit, calls.fetch_add(1, Relaxed)) {
-            (1, 0) => Answer::Exception(6),
-            (1, 1) => Answer::Exception(5),
-            (2, _) => Answer::Exception(0x0B),
-            (_, _) => Answer::Right,
-        }),
-    )
+    let device = Plc::start(Frames::Tcp, move |read| match (read.unit, calls.fetch_add(1, Relaxed)) {
+        (1, 0) => Answer::Exception(6),
+        (1, 1) => Answer::Exception(5),
+        (2, _) => Answer::Exception(0x0B),
+        (_, _) => Answer::Right,
+    })
     .await;
     let mut source = open(device.port, "[1, 2]", "50ms", THREE).await;
     let batch = rows(&mut source).await;
@@ -324,10 +213,9 @@ async fn b5_short_and_garbled_answers_are_bad_rows_and_pass_within_a_second() {
     for broken in [Answer::Short, Answer::Garbage] {
         let calls = AtomicU32::new(0);
         let wrong = broken.clone();
-        let device = Device::start(
-            0,
-            script(move |_| if calls.fetch_add(1, Relaxed) == 3 { wrong.clone() } else { Answer::Right }),
-        )
+        let device = Plc::start(Frames::Tcp, move |_| {
+            if calls.fetch_add(1, Relaxed) == 3 { wrong.clone() } else { Answer::Right }
+        })
         .await;
         let mut source = open(device.port, "1", "50ms", THREE).await;
         until(&mut source, right(10), "bad").await;
@@ -342,7 +230,7 @@ async fn b6_a_device_that_takes_the_connection_and_never_answers_is_left_and_fou
     let silent = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let switch = Arc::clone(&silent);
     let device =
-        Device::start(0, script(move |_| if switch.load(Relaxed) { Answer::Silence } else { Answer::Right }))
+        Plc::start(Frames::Tcp, move |_| if switch.load(Relaxed) { Answer::Silence } else { Answer::Right })
             .await;
     let mut source = open(device.port, "1", "50ms", THREE).await;
     until(&mut source, right(10), "bad").await;
@@ -355,13 +243,10 @@ async fn b6_a_device_that_takes_the_connection_and_never_answers_is_left_and_fou
 async fn b7_a_device_slower_than_the_interval_is_polled_at_its_own_pace() {
     let calls = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&calls);
-    let device = Device::start(
-        0,
-        script(move |_| {
-            counter.fetch_add(1, Relaxed);
-            Answer::Late(Duration::from_millis(100))
-        }),
-    )
+    let device = Plc::start(Frames::Tcp, move |_| {
+        counter.fetch_add(1, Relaxed);
+        Answer::Late(Duration::from_millis(100))
+    })
     .await;
     let mut source = open(device.port, "1", "10ms", THREE).await;
     let started = Instant::now();

@@ -43,6 +43,10 @@ pub(crate) enum Answer {
     Broken,
     /// The first half of the right answer.
     Half,
+    /// One cell too few, in a frame that is right otherwise.
+    Short,
+    /// Bytes that are no Modbus.
+    Garbage,
     /// These bytes, and then the right answer.
     After(Vec<u8>),
     /// The right answer, and these bytes after this time.
@@ -73,6 +77,8 @@ type Cells = Arc<Mutex<HashMap<(u8, u16), u16>>>;
 /// written holds its own number.
 pub(crate) struct Plc {
     pub(crate) device: String,
+    /// 0 on a serial line.
+    pub(crate) port: u16,
     cells: Cells,
     requests: Arc<Mutex<Vec<Request>>>,
     task: JoinHandle<()>,
@@ -97,7 +103,16 @@ impl Plc {
         frames: Frames,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Plc {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Plc::start_on(0, frames, script).await
+    }
+
+    /// On this port, for a device that comes back.
+    pub(crate) async fn start_on(
+        port: u16,
+        frames: Frames,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Plc {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let scheme = if frames == Frames::Tcp { "tcp" } else { "rtu+tcp" };
         let server = Server::new(frames, script);
@@ -109,7 +124,7 @@ impl Plc {
                 connections.spawn(server.clone().serve(stream));
             }
         });
-        Plc { device: format!("{scheme}://127.0.0.1:{port}"), cells, requests, task }
+        Plc { device: format!("{scheme}://127.0.0.1:{port}"), port, cells, requests, task }
     }
 
     /// On a stream that is there already, such as a serial line.
@@ -121,7 +136,7 @@ impl Plc {
         let server = Server::new(Frames::Rtu, script);
         let (cells, requests) = (Arc::clone(&server.cells), Arc::clone(&server.requests));
         let task = tokio::spawn(server.serve(stream));
-        Plc { device, cells, requests, task }
+        Plc { device, port: 0, cells, requests, task }
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -162,15 +177,18 @@ impl Server {
             let refused = match answer {
                 Answer::Exception(code) | Answer::DoneAndException(code) => Some(code),
                 Answer::Right | Answer::Late(_) | Answer::DoneAndSilence | Answer::Silence => None,
-                Answer::Broken | Answer::Half | Answer::After(_) | Answer::AndLater(..) => None,
+                Answer::Broken | Answer::Half | Answer::Short | Answer::Garbage => None,
+                Answer::After(_) | Answer::AndLater(..) => None,
             };
-            let body =
-                refused.map_or_else(|| self.body(&request), |code| vec![request.function | 0x80, code]);
+            let mut asked = request.clone();
+            asked.count -= u16::from(answer == Answer::Short);
+            let body = refused.map_or_else(|| self.body(&asked), |code| vec![request.function | 0x80, code]);
             let mut frame = self.frame(number, request.unit, &body);
             #[allow(clippy::wildcard_enum_match_arm, reason = "the others change nothing")]
             match &answer {
                 Answer::Broken => *frame.last_mut().expect("a byte") ^= 0xFF,
                 Answer::Half => frame.truncate(frame.len() / 2),
+                Answer::Garbage => frame = vec![0xFF; 40],
                 Answer::After(noise) => frame.splice(0..0, noise.iter().copied()).for_each(drop),
                 _ => {}
             }
