@@ -31,7 +31,7 @@ const NODE: &str = "nodes = [{ node = \"nsu=urn:t;s=v1\" }]\npublishing = \"50ms
 async fn a_user_logs_in_and_a_wrong_password_is_a_clear_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let asyncua = Asyncua::start(Options { certificate: Some(folder.path()), ..Options::default() }).await;
-    let ours = UaServer::start(2, folder.path()).await;
+    let ours = UaServer::start_with(2, folder.path(), true).await;
     for endpoint in [asyncua.endpoint(), ours.endpoint()] {
         let secret = folder.path().join("password");
         fs::write(&secret, "right").expect("written");

@@ -401,6 +401,8 @@ impl Poller {
                 let polled = unit.poll(&self.bus, &self.points, &self.device).await;
                 self.note_line(polled.line_down);
                 answered |= polled.answered;
+                // Before the row: it is the first of a line that answers.
+                gone |= answered && self.tell(true).await.is_err();
                 Some(polled)
             };
             let (quality, values) = polled.map_or_else(
@@ -418,12 +420,17 @@ impl Poller {
             }
         }
         self.units = units;
-        if answered != self.answering {
-            self.answering = answered;
-            let news = News::Answering { line: self.line, yes: answered };
-            gone |= self.sender.send(news).await.is_err();
-        }
+        gone |= !answered && self.tell(false).await.is_err();
         if gone { Err(()) } else { Ok(()) }
+    }
+
+    /// Tells whether units of the line answer, when that changes.
+    async fn tell(&mut self, yes: bool) -> Result<(), ()> {
+        if self.answering == yes {
+            return Ok(());
+        }
+        self.answering = yes;
+        self.sender.send(News::Answering { line: self.line, yes }).await.map_err(|_| ())
     }
 
     fn note_line(&mut self, down: bool) {

@@ -4,7 +4,6 @@
 //! silent, so that the server keeps what we have not seen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
@@ -20,9 +19,9 @@ use opcua::core::comms::url::hostname_from_url;
 use opcua::crypto::{CertificateStore, SecurityPolicy, X509};
 use opcua::types::{EndpointDescription, Error, MessageSecurityMode, StatusCode, UserTokenType};
 use tidegate_engine::error::ConnectorError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connect::Server;
 
@@ -32,6 +31,8 @@ const KEEP_ALIVES_FAILED_MAX: u32 = 2;
 /// After this many refusals in a row, endpoints, certificate and password are
 /// looked up again: the server may have been set up anew.
 const REFUSALS_MAX: u32 = 3;
+/// A server has at least this long from its hello to a session.
+const GREETING_MAX_MIN: Duration = Duration::from_secs(10);
 /// Longest goodbye.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
@@ -65,8 +66,8 @@ impl Server {
         let identity = self.identity()?;
         let endpoint = self.find_endpoint(&identity).await?;
         let client = self.client(-1).await?;
-        let reached = Arc::new(AtomicBool::new(false));
-        let dialling = Dialling { limit: self.request_timeout, reached: Arc::clone(&reached) };
+        let (answered, dialled) = watch::channel(None);
+        let dialling = Dialling { limit: self.request_timeout, answered };
         let builder = client.session_builder().with_connector(dialling);
         let built = builder
             .connect_to_endpoint_directly(endpoint)
@@ -74,7 +75,12 @@ impl Server {
             .and_then(|builder| builder.build(Arc::clone(client.certificate_store())));
         let (session, event_loop) = built.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         let (sender, changes) = mpsc::channel(64);
-        let driver = Driver { session: Arc::clone(&session), endpoint: self.endpoint.clone(), reached };
+        let driver = Driver {
+            session: Arc::clone(&session),
+            endpoint: self.endpoint.clone(),
+            dialled,
+            greeting_max: (self.request_timeout * 3).max(GREETING_MAX_MIN),
+        };
         let driver = tokio::spawn(driver.run(event_loop, sender));
         Ok(Connection { session, changes, driver })
     }
@@ -83,7 +89,7 @@ impl Server {
     /// kept: the one that a server advertises may not be reachable from here.
     async fn find_endpoint(&self, identity: &IdentityToken) -> Result<EndpointDescription, ConnectorError> {
         let client = self.client(0).await?;
-        let dialling = Dialling { limit: self.request_timeout, reached: Arc::default() };
+        let dialling = Dialling { limit: self.request_timeout, answered: watch::channel(None).0 };
         let dialler =
             dialling.dialler(&self.endpoint).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         let asked = timeout(self.request_timeout * 2, client.get_endpoints(dialler, &[], &[])).await;
@@ -185,13 +191,16 @@ impl Connection {
 struct Driver {
     session: Arc<Session>,
     endpoint: String,
-    /// Whether somebody answered the last time we dialled.
-    reached: Arc<AtomicBool>,
+    /// When somebody answered, if so, the last time we dialled.
+    dialled: watch::Receiver<Option<Instant>>,
+    /// Longest time from there to a session.
+    greeting_max: Duration,
 }
 
 /// What a driver remembers.
 #[derive(Default)]
 struct History {
+    connected: bool,
     ever_connected: bool,
     /// Attempts in a row that somebody answered and refused.
     refusals: u32,
@@ -204,11 +213,38 @@ impl Driver {
         let events = event_loop.enter();
         pin_mut!(events);
         let mut history = History::default();
-        while let Some(event) = events.next().await {
-            if let Some(change) = self.on_event(event, &mut history).await
+        loop {
+            let change = tokio::select! {
+                event = events.next() => match event {
+                    Some(event) => self.on_event(event, &mut history).await,
+                    None => break,
+                },
+                // The library alone waits for half a minute.
+                () = self.is_deaf(), if !history.connected => Some(self.ended(StatusCode::BadTimeout, "no answer")),
+            };
+            if let Some(change) = change
                 && changes.send(change).await.is_err()
             {
                 break;
+            }
+        }
+    }
+
+    /// Waits for somebody who says hello and then nothing: he cannot read what
+    /// is encrypted for another certificate.
+    async fn is_deaf(&self) {
+        let mut dialled = self.dialled.clone();
+        loop {
+            let answered = *dialled.borrow_and_update();
+            let too_long = async {
+                match answered {
+                    Some(at) => tokio::time::sleep_until(at + self.greeting_max).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = too_long => return,
+                changed = dialled.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -220,19 +256,16 @@ impl Driver {
     ) -> Option<Change> {
         match event {
             Ok(SessionPollResult::Reconnected(mode)) => {
-                *history = History { ever_connected: true, ..History::default() };
+                *history = History { connected: true, ever_connected: true, ..History::default() };
                 Some(Change::Connected(mode))
             }
             Ok(SessionPollResult::ConnectionLost(status)) => {
+                history.connected = false;
                 tracing::warn!("{}: the connection is lost ({status}); trying again", self.endpoint);
                 Some(Change::Disconnected)
             }
             Ok(SessionPollResult::ReconnectFailed(status)) => {
-                let reached = self.reached.load(Ordering::Acquire);
-                // Somebody says hello and then nothing: he cannot read what is
-                // encrypted for another certificate.
-                let is_deaf = reached && status == StatusCode::BadTimeout;
-                history.refusals += if is_deaf { REFUSALS_MAX } else { u32::from(reached) };
+                history.refusals += u32::from(self.dialled.borrow().is_some());
                 if !history.ever_connected || history.refusals >= REFUSALS_MAX {
                     return Some(self.ended(status, "cannot connect"));
                 }
@@ -330,13 +363,13 @@ pub(crate) fn is_about_the_line(status: StatusCode) -> bool {
 /// How connections are made.
 struct Dialling {
     limit: Duration,
-    reached: Arc<AtomicBool>,
+    answered: watch::Sender<Option<Instant>>,
 }
 
 impl Dialling {
     fn dialler(&self, endpoint: &str) -> Result<Dialler, Error> {
         let inner = TcpConnector::new(endpoint)?;
-        Ok(Dialler { inner, limit: self.limit, reached: Arc::clone(&self.reached) })
+        Ok(Dialler { inner, limit: self.limit, answered: self.answered.clone() })
     }
 }
 
@@ -353,7 +386,7 @@ impl ConnectionSource for Dialling {
 struct Dialler {
     inner: TcpConnector,
     limit: Duration,
-    reached: Arc<AtomicBool>,
+    answered: watch::Sender<Option<Instant>>,
 }
 
 impl Connector for Dialler {
@@ -365,10 +398,10 @@ impl Connector for Dialler {
         outgoing: RequestRecv,
         config: TransportConfiguration,
     ) -> Result<TcpTransport, Error> {
-        self.reached.store(false, Ordering::Release);
+        self.answered.send_replace(None);
         let dialled = timeout(self.limit, self.inner.connect(channel, outgoing, config)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(Error::new(StatusCode::BadTimeout, "no answer")));
-        self.reached.store(dialled.is_ok(), Ordering::Release);
+        self.answered.send_replace(dialled.is_ok().then(Instant::now));
         dialled
     }
 

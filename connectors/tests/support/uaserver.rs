@@ -36,9 +36,15 @@ impl Drop for UaServer {
 }
 
 impl UaServer {
-    /// Objects/device with nodes `v0`, `v1`, … of type double; `pki`: where its
-    /// certificate is made, which it needs for anything but policy None.
+    /// Objects/device with nodes `v0`, `v1`, … of type double; `pki` is a
+    /// folder for certificates.
     pub(crate) async fn start(nodes: usize, pki: &Path) -> UaServer {
+        UaServer::start_with(nodes, pki, false).await
+    }
+
+    /// `certificate`: it has one, which takes seconds to make, and with which
+    /// passwords are encrypted.
+    pub(crate) async fn start_with(nodes: usize, pki: &Path, certificate: bool) -> UaServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let namespace = NamespaceMetadata { namespace_uri: NAMESPACE.into(), ..NamespaceMetadata::default() };
@@ -50,7 +56,7 @@ impl UaServer {
             .host("127.0.0.1")
             .port(port)
             .pki_dir(pki)
-            .create_sample_keypair(true)
+            .create_sample_keypair(certificate)
             .trust_client_certs(true)
             .diagnostics_enabled(true)
             .discovery_urls(vec!["/".to_owned()])
