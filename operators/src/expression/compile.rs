@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, Volatility};
@@ -121,17 +121,28 @@ pub(crate) fn output_name(expr: &Expr) -> String {
     if let Expr::Column(column) = expr { column.name.clone() } else { expr.schema_name().to_string() }
 }
 
-/// The scope as DataFusion wants it; names must be unique.
+/// The scope as DataFusion wants it. `k` beside a later `a.k` is the column
+/// without a qualifier; otherwise names must be unique.
 pub(crate) fn to_df_schema(scope: &Scope, text: &Text) -> Result<DFSchema, Diagnostic> {
-    let columns = scope.columns.iter().map(|(qualifier, field)| {
-        let qualifier = qualifier.as_deref().map(datafusion::common::TableReference::bare);
-        (qualifier, Arc::clone(field))
+    let columns = &scope.columns;
+    let twice = columns.iter().enumerate().find(|(index, (qualifier, field))| {
+        let mut before = columns.iter().take(*index).filter(|(_, other)| other.name() == field.name());
+        before.any(|(other, _)| qualifier.is_none() || qualifier == other)
     });
-    DFSchema::new_with_metadata(columns.collect(), std::collections::HashMap::new()).map_err(|error| {
-        Diagnostic::error("TG-T009", format!("two columns have one name: {}", error.strip_backtrace()))
+    if let Some((_, (_, field))) = twice {
+        return Err(Diagnostic::error("TG-T009", format!("two columns have one name: `{}`", field.name()))
             .at(text.span.clone())
-            .help("give one of them another name with AS")
-    })
+            .help("give one of them another name with AS"));
+    }
+    // DataFusion tells `k` from `a.k`, but does not let a schema begin with both.
+    let numbered = columns
+        .iter()
+        .enumerate()
+        .map(|(index, (_, field))| (Some(TableReference::bare(index.to_string())), Arc::clone(field)));
+    let qualifiers = columns.iter().map(|(qualifier, _)| qualifier.as_deref().map(TableReference::bare));
+    DFSchema::new_with_metadata(numbered.collect(), std::collections::HashMap::new())
+        .and_then(|schema| schema.with_field_specific_qualified_schema(qualifiers.collect()))
+        .map_err(|error| Diagnostic::error("TG-X001", error.strip_backtrace()).at(text.span.clone()))
 }
 
 fn check_size(text: &Text) -> Result<(), Diagnostic> {

@@ -68,3 +68,27 @@ async fn a_table_that_cannot_be_read_fails_the_task_that_reads_it_and_no_other()
     let run = fire(&mut plant).await;
     paused_by(&run, "task over: table `limits` cannot be read: limits.csv:3: \"much\" is no float64");
 }
+
+#[tokio::test]
+async fn a_column_of_a_result_may_be_called_like_a_parameter() {
+    let tasks = r#"
+[[flow.warn.task]]
+id = "evidence"
+type = "sql"
+query = "SELECT 'of ' || device AS machine, value + $v AS v FROM trigger WHERE device = $machine"
+[[flow.warn.task]]
+id = "again"
+type = "sql"
+query = "SELECT $evidence.machine || ' and ' || $machine AS both"
+[[flow.warn.task]]
+id = "tell"
+type = "ticket"
+if = "evidence.v > v"
+title = "{evidence.machine}, {machine}, {evidence.v + v}, {again.both}"
+"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut plant = super::start(tasks, folder.path());
+    assert_eq!(fire(&mut plant).await.state, RunState::Succeeded);
+    let tickets = plant.scheduler.journal().tickets(9).expect("reads");
+    assert_eq!(tickets[0].title, "of pump 1, pump 1, 298.5, of pump 1 and pump 1");
+}
