@@ -33,6 +33,8 @@ when  = "value > 90"
 start = "warn"
 give  = { device = "device" }
 "#;
+/// Files that examples of tables read.
+const TABLES: [(&str, &str); 2] = [("presses.csv", "device,limit\n"), ("presses.jsonl", "")];
 const FLOW: &str = r#"
 [flow.warn]
 params = { device = "string" }
@@ -88,6 +90,14 @@ fn examples() -> Vec<(String, String, String)> {
         .collect()
 }
 
+/// A reader that goes away is no failure of ours.
+#[test]
+fn a_closed_pipe_ends_a_listing_in_silence() {
+    let script = format!("{} list | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_tidegate"));
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
 fn write(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     std::fs::write(&path, text).expect("written");
@@ -97,6 +107,9 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
 #[test]
 fn every_example_is_right() {
     let folder = tempfile::tempdir().expect("a folder");
+    for (file, text) in TABLES {
+        write(folder.path(), file, text);
+    }
     let all = examples();
     assert!(all.len() > 30, "{}", all.len());
     for (name, _, whole) in all {
@@ -155,6 +168,9 @@ fn slip(key: &str, kind: usize) -> String {
 #[test]
 fn a_slip_in_a_key_is_told_with_the_right_word() {
     let folder = tempfile::tempdir().expect("a folder");
+    for (file, text) in TABLES {
+        write(folder.path(), file, text);
+    }
     // Names that the author chooses are no keys.
     let chosen = ["device", "turbine", "truck", "door", "good", "bad", "amount", "backup_cooling"];
     let (mut told, mut silent) = (0, Vec::new());

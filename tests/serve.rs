@@ -166,6 +166,56 @@ fn after_a_kill_it_goes_on_without_help() {
     assert_eq!(daemon.wait(), Some(0));
 }
 
+/// Fails when it runs: the file's header has none of its columns.
+const FAILING: &str = r#"
+[source.rows]
+type   = "file"
+path   = "ROWS"
+format = "csv"
+schema = { a = "int64" }
+
+[sink.nothing]
+type = "discard"
+from = "rows"
+"#;
+
+#[test]
+fn a_topology_that_fails_stops_no_other_and_is_shown() {
+    let rows = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(rows.path(), "b,c\n1,2\n").expect("written");
+    let failing = FAILING.replace("ROWS", &rows.path().display().to_string());
+    let ending = COUNTING.replace("rate = \"1000/s\"", "count = 10");
+    let folder = folder(&[("failing", &failing), ("going", COUNTING), ("ending", &ending)]);
+    let mut daemon = Daemon::start(folder.path());
+    while !daemon.get("/status").1.contains("failed: ") {
+        std::thread::yield_now();
+    }
+    let before = counted(&folder.path().join("going.jsonl"));
+    while counted(&folder.path().join("going.jsonl")) == before {
+        std::thread::yield_now();
+    }
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(), Some(1), "one has failed");
+    assert_eq!(counted(&folder.path().join("ending.jsonl")), 10);
+}
+
+#[test]
+fn a_daemon_whose_topologies_have_all_ended_ends() {
+    let ending = COUNTING.replace("rate = \"1000/s\"", "count = 10");
+    let folder = folder(&[("ending", &ending)]);
+    let mut daemon = Daemon::start(folder.path());
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn two_topologies_of_one_name_are_refused() {
+    let named = format!("[topology]\nname = \"press\"\n{COUNTING}");
+    let folder = folder(&[("first", &named), ("second", &named)]);
+    let output = serve(folder.path()).output().expect("tidegate starts");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another topology called `press`"));
+}
+
 #[test]
 fn mistakes_of_every_file_are_told_and_nothing_starts() {
     let wrong = COUNTING.replace("window\"", "windw\"");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use tidegate_engine::topology::report::to_json;
 
+use super::print::say;
 use crate::exit::{CONFIG, Failure, IO};
 use crate::topology::{LoadOptions, TopologyFile};
 
@@ -40,7 +41,7 @@ impl Check {
             match self.format {
                 Format::Json => {
                     for diagnostic in &diagnostics {
-                        println!("{}", to_json(&path.display().to_string(), &file.text, diagnostic));
+                        say!("{}", to_json(&path.display().to_string(), &file.text, diagnostic));
                     }
                 }
                 Format::Text if diagnostics.is_empty() => eprintln!("{}: ok", path.display()),

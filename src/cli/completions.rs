@@ -4,6 +4,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use super::Cli;
+use super::print::say;
 use crate::exit::Failure;
 
 #[derive(Args)]
@@ -15,7 +16,9 @@ pub(crate) struct Completions {
 impl Completions {
     #[allow(clippy::unnecessary_wraps, reason = "every command answers alike")]
     pub(crate) fn run(self) -> Result<(), Failure> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "tidegate", &mut script);
+        say!("{}", String::from_utf8_lossy(&script).trim_end());
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::logging;
+use super::print::say;
 use super::run::{duration, stop_signal};
 use crate::daemon::{Running, Runtimes, journal_path};
 use crate::demo::{Plant, TOPOLOGIES};
@@ -209,11 +210,11 @@ impl Teller {
         let now = SystemClock.now();
         if self.json {
             let line = serde_json::json!({"time": now.to_string(), "topology": topology, "node": node, "kind": kind, "text": text});
-            println!("{line}");
+            say!("{line}");
         } else {
             let seconds = now.since(self.started).as_secs_f64();
             let node = if node.is_empty() { String::new() } else { format!(" {node}") };
-            println!("{seconds:7.2}s  {topology:<10} {kind:<8}{node}  {text}");
+            say!("{seconds:7.2}s  {topology:<10} {kind:<8}{node}  {text}");
         }
     }
 
@@ -249,7 +250,7 @@ impl Teller {
             };
             object.insert("read_back".into(), read_back.into());
         }
-        println!("{line}");
+        say!("{line}");
     }
 }
 
@@ -290,9 +291,9 @@ impl Summary {
                 "time": SystemClock.now().to_string(), "topology": "demo", "node": "", "kind": "summary", "rows": rows,
                 "windows": windows, "firings": firings, "runs": runs, "tickets": tickets, "writes": writes,
             });
-            println!("{line}");
+            say!("{line}");
         } else {
-            println!(
+            say!(
                 "\n{rows} rows, {windows} windows, {firings} firings, {runs} runs, {tickets} tickets, {writes} device writes"
             );
         }

@@ -6,6 +6,7 @@ use tidegate_engine::diagnostic::nearest;
 use tidegate_engine::topology::key::{Key, Kind};
 use tidegate_engine::topology::load::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
 
+use super::print::say;
 use crate::catalog::CATALOG;
 use crate::exit::{FAILED, Failure};
 
@@ -52,12 +53,12 @@ impl Doc {
 
 fn show<Build>(section: &str, common: &[Key], row: Option<&Row<Build>>) -> Option<()> {
     let row = row?;
-    println!("{section}.{}: {}\n", row.name, row.summary);
+    say!("{section}.{}: {}\n", row.name, row.summary);
     keys(common, 0);
     for table in row.keys {
         keys(table, 0);
     }
-    println!("\nExample:\n\n{}", row.example.trim_end());
+    say!("\nExample:\n\n{}", row.example.trim_end());
     Some(())
 }
 
@@ -65,7 +66,7 @@ fn keys(keys: &[Key], depth: usize) {
     let indent = "  ".repeat(depth);
     for key in keys {
         let need = if key.required { "required" } else { "optional" };
-        println!("{indent}{} ({need}): {}. {}", key.name, key.doc, first_upper(&key.kind.describe()));
+        say!("{indent}{} ({need}): {}. {}", key.name, key.doc, first_upper(&key.kind.describe()));
         nested(&key.kind, depth + 1);
     }
 }

@@ -14,6 +14,7 @@ use tidegate_engine::topology::report::render;
 use tidegate_engine::topology::value::Text;
 use tidegate_operators::expression::SqlExpressions;
 
+use super::print::say;
 use crate::exit::{CONFIG, FAILED, Failure, IO};
 
 #[derive(Args)]
@@ -30,7 +31,7 @@ impl Eval {
         for (number, line) in self.read()?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let row: Value = serde_json::from_str(line)
                 .map_err(|error| Failure::new(FAILED, format!("line {}: not JSON: {error}", number + 1)))?;
-            println!("{}", self.evaluate(&row)?);
+            say!("{}", self.evaluate(&row)?);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use clap::Args;
 use tidegate_engine::diagnostic::nearest;
 
 use super::codes::CODES;
+use super::print::say;
 use crate::exit::{FAILED, Failure};
 
 #[derive(Args)]
@@ -16,13 +17,13 @@ impl Explain {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let Some(wanted) = self.code.map(|code| code.to_uppercase()) else {
             for code in CODES {
-                println!("{:<9} {}", code.code, code.means);
+                say!("{:<9} {}", code.code, code.means);
             }
             return Ok(());
         };
         match CODES.iter().find(|code| code.code == wanted) {
             Some(code) => {
-                println!("{}: {}\n\nwrong:  {}\nright:  {}", code.code, code.means, code.wrong, code.right);
+                say!("{}: {}\n\nwrong:  {}\nright:  {}", code.code, code.means, code.wrong, code.right);
                 Ok(())
             }
             None => {

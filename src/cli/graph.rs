@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tidegate_engine::topology::plan::Plan;
 
+use super::print::say;
 use crate::exit::Failure;
 use crate::topology::{LoadOptions, load_and_report};
 
@@ -35,18 +36,18 @@ impl Graph {
         }
         match self.format {
             Format::Mermaid => {
-                println!("flowchart LR");
+                say!("flowchart LR");
                 for (from, port, to) in edges {
                     let label = if port.is_empty() { String::new() } else { format!("|{port}|") };
-                    println!("  {from} -->{label} {to}");
+                    say!("  {from} -->{label} {to}");
                 }
             }
             Format::Dot => {
-                println!("digraph \"{}\" {{\n  rankdir=LR;", plan.name);
+                say!("digraph \"{}\" {{\n  rankdir=LR;", plan.name);
                 for (from, port, to) in edges {
-                    println!("  \"{from}\" -> \"{to}\" [label=\"{port}\"];");
+                    say!("  \"{from}\" -> \"{to}\" [label=\"{port}\"];");
                 }
-                println!("}}");
+                say!("}}");
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 use clap::Args;
 use tidegate_engine::catalog::Row;
 
+use super::print::say;
 use crate::catalog::CATALOG;
 use crate::exit::Failure;
 
@@ -29,12 +30,9 @@ impl List {
         rows.sort_by_key(|row| row.name);
         for row in rows {
             if self.json {
-                println!(
-                    "{}",
-                    serde_json::json!({"section": section, "type": row.name, "summary": row.summary})
-                );
+                say!("{}", serde_json::json!({"section": section, "type": row.name, "summary": row.summary}));
             } else {
-                println!("{:<24} {}", format!("{section}.{}", row.name), row.summary);
+                say!("{:<24} {}", format!("{section}.{}", row.name), row.summary);
             }
         }
     }

@@ -12,6 +12,7 @@ mod explain;
 mod graph;
 mod list;
 mod logging;
+mod print;
 mod run;
 mod runs;
 mod serve;

@@ -81,11 +81,13 @@ impl Run {
         let runtimes = Runtimes::start()?;
         let compute = runtimes.compute.handle().clone();
         runtimes.io.block_on(async {
+            // Heard from the first moment on: a signal during the start is a stop, not a crash.
+            let stop = stop_signal()?;
             let mut running = Running::start(topology, compute, &self.reset_state)?;
             let ending = tokio::select! {
                 ended = running.wait() => Ending::ByItself(ended),
                 () = wait(self.for_time) => Ending::TimeOver,
-                () = stop_signal()? => Ending::Signal,
+                () = stop => Ending::Signal,
             };
             let result = match ending {
                 Ending::ByItself(result) => {

@@ -33,6 +33,8 @@ impl Serve {
         let runtimes = Runtimes::start()?;
         let compute = runtimes.compute.handle().clone();
         runtimes.io.block_on(async {
+            // Heard from the first moment on: a signal during the start is a stop, not a crash.
+            let stop = stop_signal()?;
             let mut running = Vec::new();
             for topology in topologies {
                 running.push(Running::start(topology, compute.clone(), &[])?);
@@ -43,7 +45,7 @@ impl Serve {
             tracing::info!("running {} topologies; the API is at http://{address}", running.len());
             let mut all_well = true;
             tokio::select! {
-                () = stop_signal()? => {}
+                () = stop => {}
                 result = all_ended(&mut running) => all_well = result,
             }
             // A second signal ends at once; the next start goes on as after a crash.
@@ -71,7 +73,14 @@ fn load_all(config: &DaemonConfig) -> Result<Vec<Topology>, Failure> {
             ..LoadOptions::default()
         };
         match load_and_report(path, &options) {
-            Ok((_, topology)) => topologies.push(topology),
+            Ok((_, topology)) => {
+                let name = &topology.context.topology;
+                if topologies.iter().any(|other: &Topology| other.context.topology == *name) {
+                    let message = format!("{}: there is another topology called `{name}`", path.display());
+                    wrong.push(Failure::new(CONFIG, message));
+                }
+                topologies.push(topology);
+            }
             Err(failure) => wrong.push(failure),
         }
     }

@@ -4,6 +4,7 @@ use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::print::say;
 use crate::exit::{FAILED, Failure, UNREACHABLE};
 
 #[derive(Args)]
@@ -22,16 +23,16 @@ impl Status {
         let runtime = runtime.map_err(|error| Failure::new(FAILED, error))?;
         let body = runtime.block_on(get(&self.api, "/status"))?;
         if self.json {
-            println!("{body}");
+            say!("{body}");
             return Ok(());
         }
         let status: serde_json::Value = serde_json::from_str(&body)
             .map_err(|error| Failure::new(FAILED, format!("{} gave no status: {error}", self.api)))?;
         for topology in status.as_array().map(Vec::as_slice).unwrap_or_default() {
-            println!("{}", topology["topology"].as_str().unwrap_or_default());
+            say!("{}", topology["topology"].as_str().unwrap_or_default());
             for node in topology["nodes"].as_array().map(Vec::as_slice).unwrap_or_default() {
                 let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
-                println!(
+                say!(
                     "  {:<8} {:<20} {:>12} in  {}",
                     text("kind"),
                     text("name"),

@@ -3,8 +3,10 @@
 //! every row exactly once. To one file: rows are appended and survive a crash
 //! after `flush`; after one, rows since the last checkpoint come again.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -63,6 +65,14 @@ fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<S
     if directory && full.is_file() {
         return Err(wrong(format!("`{path}` is a file and not a directory")).into());
     }
+    if !directory {
+        let writers = context.shared.get_or_insert("files that sinks write", Writers::default);
+        if let Some(other) = writers.other(&full, &config.name) {
+            let message = format!("`{other}` writes to `{path}` too: one would overwrite the other");
+            let help = format!("let one sink read both: from = [..]; or write to a directory, \"{path}/\"");
+            return Err(wrong(message).help(help).into());
+        }
+    }
     if !directory && let Some(entry) = config.table.entry("file_max") {
         let message = "`file_max` has a meaning for a directory only";
         return Err(Diagnostic::error("TG-C033", message).at(entry.key_span.clone()).into());
@@ -81,6 +91,19 @@ fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<S
     let encoder = format.encoder_without_header();
     let sink = FileSink { format, target, encoder, header, out: None, pending: Vec::new(), is_first: true };
     Ok(SinkPart { sink: Box::new(sink) })
+}
+
+/// Which sink writes which file, by path.
+#[derive(Default)]
+struct Writers(Mutex<BTreeMap<PathBuf, String>>);
+
+impl Writers {
+    /// The other sink that writes this file; if there is none, it is `name` now.
+    fn other(&self, path: &Path, name: &str) -> Option<String> {
+        let mut writers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = writers.entry(path.to_owned()).or_insert_with(|| name.to_owned());
+        (writer != name).then(|| writer.clone())
+    }
 }
 
 struct FileSink {

@@ -63,6 +63,8 @@ pub struct Job {
     pub stats: Vec<Arc<NodeStats>>,
     control: mpsc::Sender<Control>,
     done: JoinHandle<Result<(), JobError>>,
+    /// How it ended, once that was asked.
+    ended: Option<Result<(), JobError>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +96,22 @@ impl Job {
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
         let coordinator = Coordinator::new(built, folder, epoch, interval);
-        let done = tokio::spawn(coordinator.run(controls));
-        Ok(Job { name, stats, control, done })
+        let (nodes, topology) = (stats.clone(), name.clone());
+        let done = tokio::spawn(async move {
+            let result = coordinator.run(controls).await;
+            if let Err(JobError::Failed { node, message }) = &result {
+                let others = format!("stopped: `{node}` of {topology} has failed");
+                for stats in &nodes {
+                    stats.set_state(if stats.name == *node {
+                        format!("failed: {message}")
+                    } else {
+                        others.clone()
+                    });
+                }
+            }
+            result
+        });
+        Ok(Job { name, stats, control, done, ended: None })
     }
 
     /// Stops with a checkpoint: windows stay open and go on after a restart.
@@ -114,15 +130,19 @@ impl Job {
         }
     }
 
-    /// Waits for the end.
+    /// Waits for the end; may be asked again.
     ///
     /// # Errors
     /// The node that failed.
     pub async fn wait(&mut self) -> Result<(), JobError> {
-        match (&mut self.done).await {
+        if let Some(ended) = &self.ended {
+            return ended.clone();
+        }
+        let ended = match (&mut self.done).await {
             Ok(result) => result,
             Err(error) => Err(JobError::Failed { node: self.name.clone(), message: error.to_string() }),
-        }
+        };
+        self.ended.insert(ended).clone()
     }
 
     /// Whether it has ended.

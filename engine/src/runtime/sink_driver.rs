@@ -37,6 +37,8 @@ pub(super) struct SinkDriver {
     unflushed: Vec<RecordBatch>,
     unflushed_bytes: usize,
     unflushed_since: Option<Instant>,
+    /// Next wait after a lost peer; starts anew when rows have been flushed.
+    backoff: Duration,
 }
 
 /// Why a sink's loop ends without a failure.
@@ -66,6 +68,7 @@ impl SinkDriver {
             unflushed: Vec::new(),
             unflushed_bytes: 0,
             unflushed_since: None,
+            backoff: BACKOFF_MIN,
         }
     }
 
@@ -185,6 +188,7 @@ impl SinkDriver {
                 Err(ConnectorError::Fatal(message)) => return Err(message),
             }
         }
+        self.backoff = BACKOFF_MIN;
         let rows: usize = self.unflushed.iter().map(RecordBatch::num_rows).sum();
         self.stats.sent(0, rows);
         self.unflushed.clear();
@@ -213,7 +217,6 @@ impl SinkDriver {
     }
 
     async fn open_until_it_works(&mut self) -> Result<(), String> {
-        let mut backoff = BACKOFF_MIN;
         loop {
             match self.sink.open().await {
                 Ok(()) => {
@@ -225,8 +228,8 @@ impl SinkDriver {
                     self.stats.error();
                     self.stats.set_state(format!("lost: {error}"));
                     tracing::warn!(node = %self.job.part, "lost: {error}; trying again");
-                    tokio::time::sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    tokio::time::sleep(self.backoff).await;
+                    self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
                 }
             }
         }
@@ -235,13 +238,12 @@ impl SinkDriver {
     /// Opens the sink again and writes everything since the last flush again.
     async fn recover(&mut self, message: &str) -> Result<(), String> {
         let mut message = message.to_owned();
-        let mut backoff = BACKOFF_MIN;
         loop {
             self.stats.error();
             self.stats.set_state(format!("lost: {message}"));
             tracing::warn!(node = %self.job.part, "lost: {message}; trying again");
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            tokio::time::sleep(self.backoff).await;
+            self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
             self.open_until_it_works().await?;
             match self.write_from(0).await {
                 Ok(()) => return Ok(()),

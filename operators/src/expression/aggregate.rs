@@ -8,14 +8,13 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, GroupsAccumulator};
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::expression::{Expression, Scope, Selected};
 use tidegate_engine::topology::value::Text;
 
-use super::compile::{SqlExpressions, output_name, to_df_schema};
+use super::compile::{SqlExpressions, output_name, simplified, to_df_schema};
 use super::locate;
 
 /// One aggregate function with its arguments, over the input's columns.
@@ -137,11 +136,8 @@ impl Compiler<'_> {
         let expr = self.sql.logical(text, &scope)?;
         let name = output_name(&expr);
         let failed = |error| locate::diagnose(&error, text, &scope, self.sql.state());
-        let context = datafusion::logical_expr::simplify::SimplifyContext::builder()
-            .with_schema(Arc::new(scope.clone()))
-            .build();
-        let coerced = ExprSimplifier::new(context).coerce(expr.unalias(), &scope).map_err(failed)?;
-        let replaced = coerced.transform_down(|node| {
+        let simple = simplified(expr.unalias(), &scope).map_err(failed)?;
+        let replaced = simple.transform_down(|node| {
             if !matches!(node, Expr::AggregateFunction(_)) {
                 return Ok(Transformed::no(node));
             }

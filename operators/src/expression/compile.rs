@@ -8,7 +8,9 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionConfig;
 use tidegate_engine::diagnostic::Diagnostic;
@@ -17,6 +19,7 @@ use tidegate_engine::expression::{Expression, Expressions, Scope, Selected};
 use tidegate_engine::topology::value::Text;
 
 use super::locate;
+use super::unlike::refuse_unlike;
 
 /// Longest expression, in bytes.
 const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
@@ -59,6 +62,7 @@ impl SqlExpressions {
         let plan = || {
             let expr = self.state.create_logical_expr(&text.value, scope)?;
             refuse_volatile(&expr)?;
+            refuse_unlike(&expr, scope)?;
             Ok(expr)
         };
         on_big_stack(plan).map_err(|error| locate::diagnose(&error, text, scope, &self.state))
@@ -72,7 +76,8 @@ impl SqlExpressions {
         scope: &DFSchema,
     ) -> Result<Arc<CompiledExpression>, Diagnostic> {
         let build = || {
-            let physical = self.state.create_physical_expr(expr.clone(), scope)?;
+            let expr = simplified(expr.clone(), scope)?;
+            let physical = self.state.create_physical_expr(expr, scope)?;
             CompiledExpression::new(physical, Arc::clone(scope.inner()))
         };
         let built = on_big_stack(build);
@@ -191,6 +196,14 @@ fn on_big_stack<T: Send>(
             Err(error) => Err(failed(&format!("found no thread: {error}"))),
         }
     })
+}
+
+/// A coerced expression in its simplest form: `coalesce` and others exist in
+/// that form only.
+pub(crate) fn simplified(expr: Expr, scope: &DFSchema) -> datafusion::error::Result<Expr> {
+    let context = SimplifyContext::builder().with_schema(Arc::new(scope.clone())).build();
+    let simplifier = ExprSimplifier::new(context);
+    simplifier.simplify(simplifier.coerce(expr, scope)?)
 }
 
 /// Functions whose value depends on the moment would make a replay differ.

@@ -5,6 +5,7 @@
 mod aggregate;
 mod compile;
 mod locate;
+mod unlike;
 
 pub(crate) use aggregate::{AggregateColumn, AggregateSelect, compile_aggregates, is_key_type};
 pub use compile::SqlExpressions;
