@@ -155,8 +155,10 @@ fn split(text: &Text) -> Result<Vec<Piece>, Diagnostic> {
     Ok(pieces)
 }
 
-/// Index of the `}` that ends an expression: not one inside a quoted string.
-fn closing_brace(text: &str, from: usize) -> Option<usize> {
+/// Index of the `}` that ends an expression which begins at `from`: not one
+/// inside a quoted string.
+#[must_use]
+pub fn closing_brace(text: &str, from: usize) -> Option<usize> {
     let mut quote = None;
     for (at, c) in text.char_indices().skip_while(|(at, _)| *at < from) {
         match (quote, c) {

@@ -21,10 +21,10 @@ use tidegate_engine::topology::value::Text;
 use super::locate;
 use super::unlike::refuse_unlike;
 
-/// Longest expression, in bytes.
+/// Longest expression or query, in bytes.
 const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
 
-/// Most words and operators in one expression. A chain of operators makes a
+/// Most words and operators in one expression or query. A chain of operators makes a
 /// tree as deep as it is long, and planning and evaluating recurse.
 const EXPRESSION_TOKENS_MAX: usize = 1_000;
 
@@ -58,7 +58,7 @@ impl SqlExpressions {
 
     /// Text to a typed and coerced logical expression, and its alias if any.
     pub(crate) fn logical(&self, text: &Text, scope: &DFSchema) -> Result<Expr, Diagnostic> {
-        check_size(text)?;
+        check_size(text, "the expression", "split it over two operators of type `project`")?;
         let plan = || {
             let expr = self.state.create_logical_expr(&text.value, scope)?;
             refuse_volatile(&expr)?;
@@ -150,17 +150,18 @@ pub(crate) fn to_df_schema(scope: &Scope, text: &Text) -> Result<DFSchema, Diagn
         .map_err(|error| Diagnostic::error("TG-X001", error.strip_backtrace()).at(text.span.clone()))
 }
 
-fn check_size(text: &Text) -> Result<(), Diagnostic> {
+/// Refuses an expression or a query that is empty or too long; `what` it is,
+/// and how it could be made shorter.
+pub(crate) fn check_size(text: &Text, what: &str, help: &str) -> Result<(), Diagnostic> {
     let too_long = text.value.len() > EXPRESSION_BYTES_MAX;
     if too_long || token_count(&text.value) > EXPRESSION_TOKENS_MAX {
         let message = format!(
-            "the expression is too long: at most {EXPRESSION_BYTES_MAX} bytes and {EXPRESSION_TOKENS_MAX} words and operators"
+            "{what} is too long: at most {EXPRESSION_BYTES_MAX} bytes and {EXPRESSION_TOKENS_MAX} words and operators"
         );
-        let help = "split it over two operators of type `project`";
         return Err(Diagnostic::error("TG-X005", message).at(text.span.clone()).help(help));
     }
     if text.value.trim().is_empty() {
-        return Err(Diagnostic::error("TG-X001", "the expression is empty").at(text.span.clone()));
+        return Err(Diagnostic::error("TG-X001", format!("{what} is empty")).at(text.span.clone()));
     }
     Ok(())
 }
