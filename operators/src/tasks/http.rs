@@ -82,7 +82,7 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
         diagnostics.push(diagnostic);
     }
     let compile = |text: &Text| Template::compile(text, &scope.values, context.expressions.as_ref());
-    let url = compile(url).map_err(|diagnostic| diagnostics.push(diagnostic)).ok();
+    let url = compile(url).map_err(|wrong| diagnostics.extend(wrong)).ok();
     let mut json = None;
     if let Some(fields) = table.table("json") {
         let mut parts = Vec::new();
@@ -90,7 +90,7 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
             match (entry.value.as_text(), entry.value.as_number()) {
                 (Some(text), _) => match compile(text) {
                     Ok(template) => parts.push((entry.key.clone(), Field::Template(template))),
-                    Err(diagnostic) => diagnostics.push(diagnostic),
+                    Err(wrong) => diagnostics.extend(wrong),
                 },
                 (None, Some(number)) => {
                     let whole = entry.value.as_int().map(serde_json::Value::from);
@@ -119,7 +119,7 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
 /// The headers of `headers`; names are checked, values compiled.
 fn headers(
     config: &NodeConfig,
-    compile: &dyn Fn(&Text) -> Result<Template, Diagnostic>,
+    compile: &dyn Fn(&Text) -> Result<Template, Vec<Diagnostic>>,
     out: &mut Vec<Diagnostic>,
 ) -> Vec<(HeaderName, HeaderText)> {
     let mut headers = Vec::new();
@@ -145,7 +145,7 @@ fn headers(
         }
         match compile(text) {
             Ok(template) => headers.push((name, HeaderText::Template(template))),
-            Err(diagnostic) => out.push(diagnostic),
+            Err(wrong) => out.extend(wrong),
         }
     }
     headers
