@@ -39,18 +39,20 @@ pub(super) fn split_port(reference: &str) -> (&str, &str) {
 
 /// Nodes in an order in which each comes after those it reads.
 pub(super) fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usize> {
-    let readable: BTreeMap<&str, usize> = nodes
-        .iter()
-        .enumerate()
-        .filter(|(_, node)| matches!(node.section, Section::Source | Section::Operator))
-        .map(|(index, node)| (node.name.as_str(), index))
-        .collect();
+    let named = |wanted: &[Section]| -> BTreeMap<&str, usize> {
+        let found = nodes.iter().enumerate().filter(|(_, node)| wanted.contains(&node.section));
+        found.map(|(index, node)| (node.name.as_str(), index)).collect()
+    };
+    let readable = named(&[Section::Source, Section::Operator]);
+    // What a trigger gives starts flows; its other ports, such as `late`, give rows.
+    let triggers = named(&[Section::Trigger]);
     let mut waits_for: Vec<BTreeSet<usize>> = Vec::new();
     for node in nodes {
         let mut wanted = BTreeSet::new();
         for text in node.table.texts("from") {
-            let (name, _) = split_port(&text.value);
-            match readable.get(name) {
+            let (name, port) = split_port(&text.value);
+            let of_trigger = triggers.get(name).filter(|_| !port.is_empty());
+            match readable.get(name).or(of_trigger) {
                 Some(index) => {
                     wanted.insert(*index);
                 }

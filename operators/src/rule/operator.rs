@@ -87,6 +87,12 @@ struct Place {
     row: usize,
 }
 
+/// A copy of one row, which does not keep its batch in memory.
+fn one_row(batch: &RecordBatch, row: usize) -> Result<RecordBatch, OperatorError> {
+    let index = UInt32Array::from(vec![u32::try_from(row).map_err(OperatorError::new)?]);
+    Ok(take_record_batch(batch, &index)?)
+}
+
 /// Rows not judged whose time has come at `until_us`, in order of arrival.
 fn places(batches: &[Judgeable], until_us: i64) -> Vec<Place> {
     let mut found = Vec::new();
@@ -198,18 +204,19 @@ impl Rule {
         if spec.absent_us.is_some() && when != Some(true) {
             return Ok(());
         }
+        let mut known = self.keys.get(key);
         // A key whose rows are behind the watermark has its own time.
-        while let Some(due_us) = self.due_of(key).filter(|due| *due <= at_us) {
+        while let Some(due_us) = known.and_then(|keyed| keyed.state.due(&spec)).filter(|due| *due <= at_us) {
             self.fall_due(key, due_us, out)?;
+            known = self.keys.get(key);
         }
         let now_us = at_us.max(self.watermark_us);
-        if self.keys.get(key).is_some_and(|keyed| keyed.state.is_forgotten(&spec, now_us)) {
+        if known.is_some_and(|keyed| keyed.state.is_forgotten(&spec, now_us)) {
             self.remove(key);
+            known = None;
         }
-        let single = UInt32Array::from(vec![u32::try_from(row).map_err(OperatorError::new)?]);
-        let known = self.keys.get(key);
         if known.is_some_and(|keyed| keyed.state.is_late(at_us)) {
-            out.emit_to(LATE_PORT, take_record_batch(&batch.batch, &single)?);
+            out.emit_to(LATE_PORT, one_row(&batch.batch, row)?);
             return Ok(());
         }
         let wakes_before = known.and_then(|keyed| keyed.state.wakes(&spec));
@@ -219,7 +226,7 @@ impl Rule {
             .or_insert_with(|| Keyed { state: KeyState::first_seen(at_us), rows: VecDeque::new() });
         let verdict = keyed.state.on_row(&spec, (at_us, now_us), when, clear);
         if when == Some(true) || (spec.hits.is_some() && when.is_some()) {
-            keyed.rows.push_back(take_record_batch(&batch.batch, &single)?);
+            keyed.rows.push_back(one_row(&batch.batch, row)?);
         }
         let keep = keyed.state.evidence(&spec, verdict).min(ROWS_KEPT_MAX);
         keyed.rows.drain(..keyed.rows.len().saturating_sub(keep));
