@@ -38,7 +38,7 @@ impl JsonTemplate {
         value: &Value,
         scope: &Scope,
         expressions: &dyn Expressions,
-    ) -> Result<JsonTemplate, Diagnostic> {
+    ) -> Result<JsonTemplate, Vec<Diagnostic>> {
         Ok(match &value.data {
             Data::Text(text) => {
                 let template = Template::compile(text, scope, expressions)?;
@@ -55,17 +55,17 @@ impl JsonTemplate {
             Data::Bool(flag) => JsonTemplate::Fixed(Json::Bool(*flag)),
             Data::Datetime => {
                 let problem = Diagnostic::error("TG-C005", "JSON has no dates").at(value.span.clone());
-                return Err(problem.help("write it in quotes"));
+                return Err(vec![problem.help("write it in quotes")]);
             }
             Data::List(items) => {
                 let items = items.iter().map(|item| JsonTemplate::compile(item, scope, expressions));
-                JsonTemplate::List(items.collect::<Result<_, _>>()?)
+                JsonTemplate::List(all(items)?)
             }
             Data::Table(table) => {
                 let field = |entry: &tidegate_engine::topology::value::Entry| {
                     Ok((entry.key.clone(), JsonTemplate::compile(&entry.value, scope, expressions)?))
                 };
-                JsonTemplate::Object(table.entries.iter().map(field).collect::<Result<_, Diagnostic>>()?)
+                JsonTemplate::Object(all(table.entries.iter().map(field))?)
             }
         })
     }
@@ -101,6 +101,19 @@ fn one_value(expression: &dyn Expression, row: &RecordBatch) -> Result<Json, Ope
     EncodeFormat::Json.encoder().encode(&batch, &mut line).map_err(OperatorError)?;
     let object: Json = serde_json::from_slice(&line).map_err(OperatorError::new)?;
     Ok(object.get("value").cloned().unwrap_or(Json::Null))
+}
+
+/// Everything, or every problem.
+fn all<T>(items: impl Iterator<Item = Result<T, Vec<Diagnostic>>>) -> Result<Vec<T>, Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let mut problems = Vec::new();
+    for item in items {
+        match item {
+            Ok(item) => found.push(item),
+            Err(more) => problems.extend(more),
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(problems) }
 }
 
 #[cfg(test)]

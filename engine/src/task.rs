@@ -13,6 +13,9 @@ use crate::schema::StreamSchema;
 use crate::table::NamedTable;
 use crate::time::{Clock, Time};
 
+/// Most bytes of a task's result.
+pub const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// One act. Must be safe to call again with the same idempotency key.
 #[async_trait]
 pub trait Task: Send + Sync {

@@ -28,20 +28,24 @@ impl Template {
     ///
     /// # Errors
     /// `TG-X006` for a brace without its partner, else as
-    /// `Expressions::compile`, at the expression's own place.
+    /// `Expressions::compile`, for each expression at its own place.
     pub fn compile(
         text: &Text,
         scope: &Scope,
         expressions: &dyn Expressions,
-    ) -> Result<Template, Diagnostic> {
+    ) -> Result<Template, Vec<Diagnostic>> {
         let mut parts = Vec::new();
-        for piece in split(text)? {
-            parts.push(match piece {
-                Piece::Literal(literal) => Part::Text(literal),
-                Piece::Expression(inside) => Part::Insert(expressions.compile(&inside, scope)?),
-            });
+        let mut wrong = Vec::new();
+        for piece in split(text).map_err(|diagnostic| vec![diagnostic])? {
+            match piece {
+                Piece::Literal(literal) => parts.push(Part::Text(literal)),
+                Piece::Expression(inside) => match expressions.compile(&inside, scope) {
+                    Ok(expression) => parts.push(Part::Insert(expression)),
+                    Err(diagnostic) => wrong.push(diagnostic),
+                },
+            }
         }
-        Ok(Template { parts })
+        if wrong.is_empty() { Ok(Template { parts }) } else { Err(wrong) }
     }
 
     /// The text, if nothing is inserted.
@@ -155,8 +159,10 @@ fn split(text: &Text) -> Result<Vec<Piece>, Diagnostic> {
     Ok(pieces)
 }
 
-/// Index of the `}` that ends an expression: not one inside a quoted string.
-fn closing_brace(text: &str, from: usize) -> Option<usize> {
+/// Index of the `}` that ends an expression which begins at `from`: not one
+/// inside a quoted string.
+#[must_use]
+pub fn closing_brace(text: &str, from: usize) -> Option<usize> {
     let mut quote = None;
     for (at, c) in text.char_indices().skip_while(|(at, _)| *at < from) {
         match (quote, c) {

@@ -1,6 +1,6 @@
 //! What the build functions of operators share.
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::Input;
@@ -55,7 +55,8 @@ pub(crate) fn named_columns(
 }
 
 /// The key of each row as text. Several columns are joined by `/`, with a `\`
-/// before one inside a value, so that (a/b, c) and (a, b/c) are two keys.
+/// before one inside a value, so that (a/b, c) and (a, b/c) are two keys. NULL
+/// is `\N`; a value that begins so has one `\` more.
 pub(crate) fn key_texts(batch: &RecordBatch, keys: &[usize]) -> Result<Vec<String>, OperatorError> {
     let mut texts = vec![String::new(); batch.num_rows()];
     for (position, index) in keys.iter().enumerate() {
@@ -64,12 +65,19 @@ pub(crate) fn key_texts(batch: &RecordBatch, keys: &[usize]) -> Result<Vec<Strin
             if position > 0 {
                 text.push('/');
             }
+            if column.is_null(row) {
+                text.push_str("\\N");
+                continue;
+            }
             let value = display(column, row)?;
             if keys.len() > 1 && value.contains(['/', '\\']) {
                 text.push_str(&value.replace('\\', "\\\\").replace('/', "\\/"));
-            } else {
-                text.push_str(&value);
+                continue;
             }
+            if value.starts_with('\\') {
+                text.push('\\');
+            }
+            text.push_str(&value);
         }
     }
     Ok(texts)
@@ -97,5 +105,20 @@ mod tests {
         texts.dedup();
         assert_eq!(texts.len(), 4);
         assert_eq!(key_texts(&batch, &[0]).expect("text")[0], "a/b", "one column stands as it is");
+    }
+
+    #[test]
+    fn null_is_a_key_of_its_own() {
+        let values = [None, Some(""), Some("\\N"), Some("\\\\N"), Some("N"), Some("C:\\x")];
+        let a = Arc::new(StringArray::from(values.to_vec())) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("a", Arc::clone(&a)), ("b", a)]).expect("two columns");
+        for keys in [&[0][..], &[0, 1]] {
+            let mut texts = key_texts(&batch, keys).expect("text");
+            texts.sort();
+            texts.dedup();
+            assert_eq!(texts.len(), values.len(), "{texts:?}");
+        }
+        let texts = key_texts(&batch, &[0]).expect("text");
+        assert_eq!((texts[0].as_str(), texts[1].as_str(), texts[5].as_str()), ("\\N", "", "C:\\x"));
     }
 }

@@ -60,6 +60,66 @@ fn hold_per_key_in_event_time_order() {
     assert_eq!(firings(text, &rows, 2.0), ["a 00:10 1", "b 00:19 1", "a 00:38 2"]);
 }
 
+const HOLD: &str = "[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\nwhen = \"value > 5\"\nhold = \"10s\"\n";
+
+/// Rows of one key, in the order they come: seconds and value.
+fn of_one_key(rows: &[(f64, f64)]) -> Vec<TestRow> {
+    rows.iter().map(|(at, value)| ("k", *at, Some(*value))).collect()
+}
+
+/// How many rows leave by `late`.
+fn late(text: &str, rows: &[TestRow]) -> usize {
+    let rows = batch(rows);
+    let counts: Vec<usize> =
+        manners(0.0).into_iter().map(|manner| run(text, &rows, manner)[3].len()).collect();
+    assert!(counts.windows(2).all(|pair| pair[0] == pair[1]), "{counts:?}");
+    counts[0]
+}
+
+#[test]
+fn a_row_older_than_its_keys_newest_is_late_and_judges_nothing() {
+    let rows = of_one_key(&[(10.0, 1.0), (20.0, 1.0), (5.0, 9.0), (21.0, 1.0), (40.0, 1.0)]);
+    assert_eq!(firings(HOLD, &rows, 0.0), [""; 0], "rows at 10, 20, 21 say false");
+    assert_eq!(late(HOLD, &rows), 1);
+    let rows = of_one_key(&[(10.0, 9.0), (5.0, 1.0), (21.0, 9.0), (22.0, 9.0)]);
+    assert_eq!(firings(HOLD, &rows, 0.0), ["k 00:20 1"], "nothing since 10 says false");
+    assert_eq!(late(HOLD, &rows), 1);
+}
+
+#[test]
+fn a_key_whose_clock_is_behind_is_judged_by_its_own_time() {
+    // b's clock is 8 s behind a's. b is true from 2 to 11, and from 14 on.
+    let mut rows: Vec<TestRow> = Vec::new();
+    for second in 0..40_u32 {
+        let behind = f64::from(second);
+        let high = (2..11).contains(&second) || second >= 14;
+        rows.push(("a", behind + 8.0, Some(1.0)));
+        rows.push(("b", behind, Some(if high { 9.0 } else { 1.0 })));
+    }
+    assert_eq!(firings(HOLD, &rows, 0.0), ["b 00:24 1"]);
+    assert_eq!(late(HOLD, &rows), 0);
+    let silence = "[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\nabsent_for = \"3s\"\n";
+    assert_eq!(firings(silence, &rows, 0.0), [""; 0], "both give a row each second");
+    // b falls silent at 4, while a goes on.
+    rows.retain(|(key, at, _)| *key == "a" || *at <= 4.0);
+    assert_eq!(firings(silence, &rows, 0.0), ["b 00:07 1"]);
+}
+
+#[test]
+fn a_forgotten_key_begins_afresh_however_rows_are_cut() {
+    let text = "[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\nwhen = \"value > 5\"\nforget = \"60s\"\n";
+    // k stays true; other keys move event time in small steps.
+    let mut rows = vec![("k", 0.0, Some(9.0)), ("k", 30.0, Some(9.0))];
+    rows.extend((31..89).map(|second| ("other", f64::from(second), Some(1.0))));
+    rows.push(("k", 89.0, Some(9.0)));
+    assert_eq!(firings(text, &rows, 0.0), ["k 00:00 1"], "59 s after its newest row it is remembered");
+    rows.extend((90..150).map(|second| ("other", f64::from(second), Some(1.0))));
+    rows.push(("k", 149.0, Some(9.0)));
+    assert_eq!(firings(text, &rows, 0.0), ["k 00:00 1", "k 02:29 1"], "60 s after it is not");
+    let two = of_one_key(&[(0.0, 9.0), (60.0, 9.0), (61.0, 1.0)]);
+    assert_eq!(firings(text, &two, 0.0), ["k 00:00 1", "k 01:00 1"], "nothing in between");
+}
+
 #[test]
 fn silence_fires_once_per_silence() {
     let text = "[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\nabsent_for = \"10s\"\n";
@@ -89,6 +149,59 @@ fn the_firing_carries_the_rows_that_caused_it() {
         // Columns: time, key, ordinal, give.worst, then the row.
         assert!(lines[4].contains(" 9.9 a "), "{lines:?}");
     }
+}
+
+/// Firing time in seconds and value of each row that a firing carries.
+fn carried(text: &str, rows: &[TestRow]) -> Vec<(String, String)> {
+    let rows = batch(rows);
+    let mut all = manners(0.0).into_iter().map(|manner| {
+        let lines = run(text, &rows, manner)[0].clone();
+        let words = |line: &String| {
+            let words: Vec<&str> = line.split(' ').collect();
+            // Columns: time, key, ordinal, then key, ts, value, n.
+            (words[0][14..19].to_owned(), words[5].to_owned())
+        };
+        lines.iter().map(words).collect::<Vec<_>>()
+    });
+    let first = all.next().expect("a manner");
+    all.for_each(|other| assert_eq!(other, first));
+    first
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(time, value)| ((*time).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn a_counted_row_belongs_to_one_firing_only() {
+    let count = |within: &str| {
+        format!(
+            "[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\nwhen = \"value > 5\"\ncount = 3\nwithin = \"{within}\"\n"
+        )
+    };
+    let rows = of_one_key(&[(1.0, 11.0), (100.0, 12.0), (200.0, 13.0), (205.0, 14.0), (208.0, 15.0)]);
+    let expected = [("03:28", "13.0"), ("03:28", "14.0"), ("03:28", "15.0")];
+    assert_eq!(carried(&count("10s"), &rows), pairs(&expected), "not those too old to count");
+    let rows: Vec<(f64, f64)> = (1..=9).map(|at| (f64::from(at), 10.0 + f64::from(at))).collect();
+    let expected: Vec<(String, String)> =
+        (1..=9).map(|at: u32| (format!("00:0{}", at.div_ceil(3) * 3), format!("{}.0", 10 + at))).collect();
+    assert_eq!(carried(&count("100s"), &of_one_key(&rows)), expected);
+}
+
+#[test]
+fn a_null_row_is_no_evidence_of_hits() {
+    let text = "[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\nwhen = \"value > 5\"\nhits = \"3 of 4\"\n";
+    let rows: Vec<TestRow> = vec![
+        ("k", 1.0, Some(9.0)),
+        ("k", 2.0, None),
+        ("k", 3.0, Some(1.0)),
+        ("k", 4.0, None),
+        ("k", 5.0, None),
+        ("k", 6.0, Some(8.0)),
+        ("k", 7.0, Some(7.0)),
+    ];
+    let expected = [("00:07", "9.0"), ("00:07", "1.0"), ("00:07", "8.0"), ("00:07", "7.0")];
+    assert_eq!(carried(text, &rows), pairs(&expected));
 }
 
 #[test]

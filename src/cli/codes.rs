@@ -95,11 +95,16 @@ pub(super) const CODES: &[Code] = &[
     ),
     code(
         "TG-X005",
-        "an expression that is too long",
+        "an expression or a query that is too long",
         "a + a + … 2,000 times",
         "two operators of type `project`",
     ),
-    code("TG-X006", "a brace without its partner", "topic = \"fleet/{truck\"", "topic = \"fleet/{truck}\""),
+    code(
+        "TG-X006",
+        "a brace without its partner, or a value inside quotes of a query",
+        "topic = \"fleet/{truck\"",
+        "topic = \"fleet/{truck}\"",
+    ),
     code(
         "TG-X007",
         "an aggregate where there is one row, or a plain column where there are many",

@@ -7,6 +7,8 @@ use tidegate_engine::flow::journal::JournalReader;
 use tidegate_engine::flow::key::run_id_text;
 use tidegate_engine::time::Time;
 
+use super::print::say;
+use super::print::{plain, say};
 use crate::daemon::journal_path;
 use crate::exit::{Failure, IO};
 use crate::topology::{LoadOptions, load_and_report};
@@ -62,18 +64,18 @@ impl Runs {
                     "started_at": run.started_at.map(|at| at.to_string()), "ended_at": run.ended_at.map(|at| at.to_string()),
                     "tasks": tasks,
                 });
-                println!("{line}");
+                say!("{line}");
                 continue;
             }
-            println!(
+            say!(
                 "{id}  {:<10} {:<16} {} {}",
                 run.state.to_string(),
                 run.flow,
                 short(run.recorded_at),
-                run.reason
+                plain(&run.reason)
             );
             for task in tasks {
-                println!("    {:<16} {:<10} {}", task.task, task.state.to_string(), task.reason);
+                say!("    {:<16} {:<10} {}", task.task, task.state.to_string(), plain(&task.reason));
             }
         }
         Ok(())

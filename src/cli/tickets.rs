@@ -3,6 +3,8 @@
 use clap::Args;
 use tidegate_engine::flow::key::run_id_text;
 
+use super::print::say;
+use super::print::{plain, say};
 use super::runs::{Where, short};
 use crate::exit::{Failure, IO};
 
@@ -28,18 +30,18 @@ impl Tickets {
                     "opened_at": ticket.opened_at.to_string(), "state": ticket.state, "severity": ticket.severity,
                     "title": ticket.title, "body": ticket.body,
                 });
-                println!("{line}");
+                say!("{line}");
             } else {
-                println!(
+                say!(
                     "#{:<5} {:<8} {:<9} {} {}",
                     ticket.id,
                     ticket.state,
                     ticket.severity,
                     short(ticket.opened_at),
-                    ticket.title
+                    plain(&ticket.title)
                 );
-                if !ticket.body.is_empty() {
-                    println!("       {}", ticket.body);
+                for line in ticket.body.lines() {
+                    say!("       {}", plain(line));
                 }
             }
         }

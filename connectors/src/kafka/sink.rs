@@ -123,7 +123,7 @@ fn recipe(
     let scope = Scope::of(&input.stream.columns);
     let expressions = context.expressions.as_ref();
     let text = table.text("topic")?;
-    let topic = Template::compile(text, &scope, expressions).map_err(|problem| problems.push(problem)).ok();
+    let topic = Template::compile(text, &scope, expressions).map_err(|more| problems.extend(more)).ok();
     if topic.as_ref().and_then(Template::as_literal).is_some_and(|literal| !is_topic(&literal)) {
         problems.push(wrong_topic(text));
     }
@@ -134,7 +134,7 @@ fn recipe(
         let Some(text) = entry.value.as_text() else { continue };
         match Template::compile(text, &scope, expressions) {
             Ok(template) => headers.push((entry.key.clone(), template)),
-            Err(problem) => problems.push(problem),
+            Err(more) => problems.extend(more),
         }
     }
     let format = EncodeFormat::from_config(config).map_err(|ConfigError(more)| problems.extend(more)).ok();

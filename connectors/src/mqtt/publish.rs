@@ -68,7 +68,7 @@ pub(super) fn build_publish(
     let settings = Settings::from_config(config, context, &mut problems);
     let table = &config.table;
     let expressions = context.expressions.as_ref();
-    let mut keep = |problem: Diagnostic| problems.push(problem);
+    let mut keep = |more: Vec<Diagnostic>| problems.extend(more);
     let topic = table.text("topic").map(|text| Template::compile(text, &scope.values, expressions));
     let topic = topic.and_then(|topic| topic.map_err(&mut keep).ok());
     let text = table.text("payload").map(|text| Template::compile(text, &scope.values, expressions));

@@ -87,7 +87,7 @@ pub(super) fn build_sink(
     let table = &config.table;
     let mut template = |text: &Text| {
         Template::compile(text, &scope, context.expressions.as_ref())
-            .map_err(|problem| problems.push(problem))
+            .map_err(|more| problems.extend(more))
             .ok()
     };
     let topic = table.text("topic").and_then(&mut template);

@@ -56,7 +56,7 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
     let server = Server::read(config, context, &mut diagnostics);
     let node =
         table.text("node").map(|text| Template::compile(text, &scope.values, context.expressions.as_ref()));
-    let node = node.transpose().map_err(|diagnostic| diagnostics.push(diagnostic)).ok().flatten();
+    let node = node.transpose().map_err(|more| diagnostics.extend(more)).ok().flatten();
     let value = table.text("value").map(|text| context.expressions.compile(text, &scope.values));
     let value = value.transpose().map_err(|diagnostic| diagnostics.push(diagnostic)).ok().flatten();
     if value.as_ref().is_some_and(|value| !value.data_type().is_numeric()) {

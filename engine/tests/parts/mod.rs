@@ -60,14 +60,15 @@ impl Expressions for Plain {
             Some((name, number)) => (name, Some(number.parse().expect("a number"))),
             None => (text.value.as_str(), None),
         };
-        let (qualifier, name) = match name.split_once('.') {
+        let whole = name;
+        let (qualifier, name) = match whole.split_once('.') {
             Some((qualifier, name)) => (Some(qualifier), name),
             None => (None, name),
         };
         let found =
             scope.columns.iter().position(|(of, field)| of.as_deref() == qualifier && field.name() == name);
         let column = found.ok_or_else(|| {
-            Diagnostic::error("TG-X002", format!("no column `{name}`")).at(text.span.clone())
+            Diagnostic::error("TG-X002", format!("no column `{whole}`")).at(text.span.clone())
         })?;
         let own = scope.columns[column].1.data_type().clone();
         let data_type = if above.is_some() { DataType::Boolean } else { own };

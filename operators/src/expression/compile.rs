@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -21,10 +21,10 @@ use tidegate_engine::topology::value::Text;
 use super::locate;
 use super::unlike::refuse_unlike;
 
-/// Longest expression, in bytes.
+/// Longest expression or query, in bytes.
 const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
 
-/// Most words and operators in one expression. A chain of operators makes a
+/// Most words and operators in one expression or query. A chain of operators makes a
 /// tree as deep as it is long, and planning and evaluating recurse.
 const EXPRESSION_TOKENS_MAX: usize = 1_000;
 
@@ -58,7 +58,7 @@ impl SqlExpressions {
 
     /// Text to a typed and coerced logical expression, and its alias if any.
     pub(crate) fn logical(&self, text: &Text, scope: &DFSchema) -> Result<Expr, Diagnostic> {
-        check_size(text)?;
+        check_size(text, "the expression", "split it over two operators of type `project`")?;
         let plan = || {
             let expr = self.state.create_logical_expr(&text.value, scope)?;
             refuse_volatile(&expr)?;
@@ -126,30 +126,42 @@ pub(crate) fn output_name(expr: &Expr) -> String {
     if let Expr::Column(column) = expr { column.name.clone() } else { expr.schema_name().to_string() }
 }
 
-/// The scope as DataFusion wants it; names must be unique.
+/// The scope as DataFusion wants it. `k` beside a later `a.k` is the column
+/// without a qualifier; otherwise names must be unique.
 pub(crate) fn to_df_schema(scope: &Scope, text: &Text) -> Result<DFSchema, Diagnostic> {
-    let columns = scope.columns.iter().map(|(qualifier, field)| {
-        let qualifier = qualifier.as_deref().map(datafusion::common::TableReference::bare);
-        (qualifier, Arc::clone(field))
+    let columns = &scope.columns;
+    let twice = columns.iter().enumerate().find(|(index, (qualifier, field))| {
+        let mut before = columns.iter().take(*index).filter(|(_, other)| other.name() == field.name());
+        before.any(|(other, _)| qualifier.is_none() || qualifier == other)
     });
-    DFSchema::new_with_metadata(columns.collect(), std::collections::HashMap::new()).map_err(|error| {
-        Diagnostic::error("TG-T009", format!("two columns have one name: {}", error.strip_backtrace()))
+    if let Some((_, (_, field))) = twice {
+        return Err(Diagnostic::error("TG-T009", format!("two columns have one name: `{}`", field.name()))
             .at(text.span.clone())
-            .help("give one of them another name with AS")
-    })
+            .help("give one of them another name with AS"));
+    }
+    // DataFusion tells `k` from `a.k`, but does not let a schema begin with both.
+    let numbered = columns
+        .iter()
+        .enumerate()
+        .map(|(index, (_, field))| (Some(TableReference::bare(index.to_string())), Arc::clone(field)));
+    let qualifiers = columns.iter().map(|(qualifier, _)| qualifier.as_deref().map(TableReference::bare));
+    DFSchema::new_with_metadata(numbered.collect(), std::collections::HashMap::new())
+        .and_then(|schema| schema.with_field_specific_qualified_schema(qualifiers.collect()))
+        .map_err(|error| Diagnostic::error("TG-X001", error.strip_backtrace()).at(text.span.clone()))
 }
 
-fn check_size(text: &Text) -> Result<(), Diagnostic> {
+/// Refuses an expression or a query that is empty or too long; `what` it is,
+/// and how it could be made shorter.
+pub(crate) fn check_size(text: &Text, what: &str, help: &str) -> Result<(), Diagnostic> {
     let too_long = text.value.len() > EXPRESSION_BYTES_MAX;
     if too_long || token_count(&text.value) > EXPRESSION_TOKENS_MAX {
         let message = format!(
-            "the expression is too long: at most {EXPRESSION_BYTES_MAX} bytes and {EXPRESSION_TOKENS_MAX} words and operators"
+            "{what} is too long: at most {EXPRESSION_BYTES_MAX} bytes and {EXPRESSION_TOKENS_MAX} words and operators"
         );
-        let help = "split it over two operators of type `project`";
         return Err(Diagnostic::error("TG-X005", message).at(text.span.clone()).help(help));
     }
     if text.value.trim().is_empty() {
-        return Err(Diagnostic::error("TG-X001", "the expression is empty").at(text.span.clone()));
+        return Err(Diagnostic::error("TG-X001", format!("{what} is empty")).at(text.span.clone()));
     }
     Ok(())
 }

@@ -23,18 +23,23 @@ pub(super) struct Spec {
 /// What is remembered of one key.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct KeyState {
-    /// It has fired and not been cleared.
+    /// It has fired, or owes a firing, and has not been cleared.
     active: bool,
-    /// Since when the condition has been true, for `hold`.
+    /// Since when the condition has been true.
     since_us: Option<i64>,
     /// The last rows' conditions, for `hits`.
     recent: VecDeque<bool>,
     /// When it was true, for `count`.
     times_us: VecDeque<i64>,
-    /// The last row.
-    pub(super) seen_us: i64,
+    /// The newest row.
+    seen_us: i64,
+    /// How far that row was behind the watermark when it came. The key's
+    /// instants wait for as long: its next rows will be as far behind.
+    lag_us: i64,
     /// Silence has been told and no row came since.
     silent: bool,
+    /// It would have fired while it cooled down, and is still true.
+    owes: bool,
     /// Firings before this instant are suppressed.
     quiet_until_us: Option<i64>,
     /// Firings so far: part of a firing's identity.
@@ -58,47 +63,57 @@ impl KeyState {
         KeyState { seen_us: at_us, ..KeyState::default() }
     }
 
-    /// A row at `at_us`; `when` and `clear` are `None` where they are NULL,
-    /// which keeps the state as it is.
+    /// Whether a row at `at_us` is older than what was judged of this key.
+    pub(super) fn is_late(&self, at_us: i64) -> bool {
+        at_us < self.seen_us
+    }
+
+    /// A row at `at_us`, not late, that came when event time was `now_us`;
+    /// `when` and `clear` are `None` where they are NULL. A NULL `when` keeps
+    /// the state as it is.
     pub(super) fn on_row(
         &mut self,
         spec: &Spec,
-        at_us: i64,
+        (at_us, now_us): (i64, i64),
         when: Option<bool>,
         clear: Option<bool>,
     ) -> Verdict {
-        self.seen_us = self.seen_us.max(at_us);
+        self.seen_us = at_us;
+        self.lag_us = now_us.saturating_sub(at_us).max(0);
         if spec.absent_us.is_some() {
             // With a condition, only rows for which it is true are signs of life.
             self.silent = false;
+            self.owes = false;
+            return Verdict::Quiet;
+        }
+        if !spec.clears_itself && clear == Some(true) {
+            self.clear();
             return Verdict::Quiet;
         }
         let Some(holds) = when else { return Verdict::Quiet };
-        let enough = self.is_enough(spec, at_us, holds);
-        if enough {
-            self.since_us.get_or_insert(at_us);
-        } else {
+        if !self.is_enough(spec, at_us, holds) {
             self.since_us = None;
-        }
-        let cleared = if spec.clears_itself { !enough } else { clear == Some(true) };
-        if cleared {
-            self.active = false;
-            if !spec.clears_itself {
-                self.recent.clear();
-                self.times_us.clear();
-                self.since_us = None;
-                return Verdict::Quiet;
+            // A firing that is owed was never told, so there is nothing to clear.
+            if spec.clears_itself || self.owes {
+                self.active = false;
+                self.owes = false;
             }
+            return Verdict::Quiet;
         }
+        self.since_us.get_or_insert(at_us);
         // With `hold` the firing comes from `on_due`.
-        if spec.hold_us.is_some() || !enough || (self.active && !spec.on_row) {
+        if spec.hold_us.is_some() || (self.active && !spec.on_row) {
             return Verdict::Quiet;
         }
         self.fire(spec, at_us)
     }
 
-    /// The next instant at which something happens without a row.
+    /// The next instant of the key's own time at which something happens
+    /// without a row.
     pub(super) fn due(&self, spec: &Spec) -> Option<i64> {
+        if self.owes {
+            return self.quiet_until_us;
+        }
         if let Some(absent_us) = spec.absent_us {
             return (!self.silent).then(|| self.seen_us.saturating_add(absent_us));
         }
@@ -106,18 +121,42 @@ impl KeyState {
         Some(since_us.saturating_add(spec.hold_us?))
     }
 
-    /// Event time has come to `at_us`, which `due` had named.
+    /// The watermark at which that instant has come for this key.
+    pub(super) fn wakes(&self, spec: &Spec) -> Option<i64> {
+        Some(self.due(spec)?.saturating_add(self.lag_us))
+    }
+
+    /// The key's time has come to `at_us`, which `due` had named.
     pub(super) fn on_due(&mut self, spec: &Spec, at_us: i64) -> Verdict {
-        if spec.absent_us.is_some() {
-            self.silent = true;
-        }
+        self.silent = spec.absent_us.is_some();
         self.fire(spec, at_us)
     }
 
-    /// Whether a key without rows since then may be forgotten at `now_us`.
+    /// Whether its next row, coming at `now_us`, begins afresh.
     pub(super) fn is_forgotten(&self, spec: &Spec, now_us: i64) -> bool {
-        let silent_for = now_us.saturating_sub(self.seen_us);
+        let heard_us = self.seen_us.saturating_add(self.lag_us);
+        let silent_for = now_us.saturating_sub(heard_us);
         silent_for >= spec.forget_us && self.quiet_until_us.is_none_or(|until| until <= now_us)
+    }
+
+    /// How many of the newest rows a firing after this verdict rests on.
+    pub(super) fn evidence(&self, spec: &Spec, verdict: Verdict) -> usize {
+        match (spec.hits, spec.count) {
+            (Some(_), _) => self.recent.len(),
+            (None, Some((count, _))) if verdict != Verdict::Quiet => count,
+            (None, Some(_)) => self.times_us.len(),
+            (None, None) if spec.absent_us.is_some() || spec.on_row => 1,
+            (None, None) if self.since_us.is_some() => usize::MAX,
+            (None, None) => 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.active = false;
+        self.owes = false;
+        self.since_us = None;
+        self.recent.clear();
+        self.times_us.clear();
     }
 
     fn is_enough(&mut self, spec: &Spec, at_us: i64, holds: bool) -> bool {
@@ -142,12 +181,21 @@ impl KeyState {
     }
 
     fn fire(&mut self, spec: &Spec, at_us: i64) -> Verdict {
+        let cools = self.quiet_until_us.is_some_and(|until| at_us < until);
         self.active = true;
+        self.owes = false;
         if spec.count.is_some() {
             // The next firing needs as many again.
             self.times_us.clear();
+            if cools {
+                self.active = false;
+                self.since_us = None;
+            }
+        } else if cools {
+            // Where each row fires by itself, none is owed.
+            self.owes = !spec.on_row || spec.hold_us.is_some() || spec.absent_us.is_some();
         }
-        if self.quiet_until_us.is_some_and(|until| at_us < until) {
+        if cools {
             return Verdict::Cooling;
         }
         self.ordinal += 1;
@@ -181,7 +229,9 @@ mod tests {
                     fired.push(due);
                 }
             }
-            if state.on_row(spec, *at, *when, Some(*when == Some(false) && *at % 2 == 0)) == Verdict::Fires {
+            if state.on_row(spec, (*at, *at), *when, Some(*when == Some(false) && *at % 2 == 0))
+                == Verdict::Fires
+            {
                 fired.push(*at);
             }
         }
@@ -232,6 +282,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_still_true_when_the_cooldown_ends_fires_then() {
+        let spec = Spec { cooldown_us: 10, ..PLAIN };
+        assert_eq!(firings(&spec, &[(1, T), (2, F), (5, T), (9, T), (20, T)]), [1, 11]);
+        assert_eq!(firings(&spec, &[(1, T), (2, F), (5, T), (9, F), (20, F)]), [1], "false at the end");
+        let own_clear = Spec { clears_itself: false, ..spec };
+        assert_eq!(
+            firings(&own_clear, &[(1, T), (2, F), (5, T), (7, F), (12, T)]),
+            [1, 12],
+            "what was never told needs no clearing"
+        );
+        let silence = Spec { absent_us: Some(3), on_row: true, ..spec };
+        assert_eq!(firings(&silence, &[(1, None), (5, None), (30, None)]), [4, 14]);
+        let hold = Spec { hold_us: Some(2), on_row: true, ..spec };
+        assert_eq!(firings(&hold, &[(1, T), (4, F), (5, T), (30, T)]), [3, 13]);
+        let count = Spec { count: Some((2, 100)), ..spec };
+        assert_eq!(firings(&count, &[(1, T), (2, T), (3, T), (4, T), (20, T), (21, T)]), [2, 21]);
+    }
+
+    #[test]
+    fn clear_when_counts_where_when_is_null() {
+        let spec = Spec { clears_itself: false, ..PLAIN };
+        let mut state = KeyState::default();
+        assert_eq!(state.on_row(&spec, (1, 1), T, F), Verdict::Fires);
+        assert_eq!(state.on_row(&spec, (2, 2), None, T), Verdict::Quiet);
+        assert_eq!(state.on_row(&spec, (3, 3), T, F), Verdict::Fires);
+    }
+
+    #[test]
     fn silence_fires_once_until_a_row_comes() {
         let spec = Spec { absent_us: Some(10), ..PLAIN };
         assert_eq!(firings(&spec, &[(1, None), (5, None), (40, None), (60, None)]), [15, 50]);
@@ -241,8 +319,8 @@ mod tests {
     fn a_firing_has_a_number_of_its_own() {
         let mut state = KeyState::default();
         for at in [1, 3, 5] {
-            assert_eq!(state.on_row(&PLAIN, at, T, None), Verdict::Fires);
-            assert_eq!(state.on_row(&PLAIN, at + 1, F, None), Verdict::Quiet);
+            assert_eq!(state.on_row(&PLAIN, (at, at), T, None), Verdict::Fires);
+            assert_eq!(state.on_row(&PLAIN, (at + 1, at + 1), F, None), Verdict::Quiet);
         }
         assert_eq!(state.ordinal, 3);
     }

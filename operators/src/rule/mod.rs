@@ -1,5 +1,11 @@
 //! `[trigger.x]`: rows become firings. Judged in event-time order, per key;
 //! timers run on event time, so that a replay fires the same.
+//!
+//! Devices' clocks differ, so lateness is a matter of one key: a row behind
+//! the watermark is judged when it comes, and the instants of its key (`hold`,
+//! `absent_for`) come as far behind the watermark as its newest row did. A row
+//! older than the newest judged one of its own key would change the past: it
+//! is not judged and leaves by the port `late`.
 
 mod judge;
 mod operator;
@@ -24,7 +30,11 @@ use judge::Spec;
 use operator::Rule;
 
 const KEYS: &[Key] = &[
-    optional("from", Kind::Text, "the stream that is watched"),
+    optional(
+        "from",
+        Kind::Text,
+        "the stream that is watched; a row older than the newest one judged of its own key is not judged and leaves by the port `late`",
+    ),
     optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
     optional("when", Kind::Expression, "fires when this becomes true; without it every row fires"),
     optional(
@@ -33,17 +43,33 @@ const KEYS: &[Key] = &[
         "rise (default): when it becomes true; row: at every row for which it is true",
     ),
     optional("hold", Kind::Duration, "it must have been true for this long"),
-    optional("hits", Kind::Text, "true for n of the last m rows, e.g. \"3 of 5\""),
-    optional("count", Kind::Int(1, 10_000), "true this many times `within` a time"),
+    optional(
+        "hits",
+        Kind::Text,
+        "true for n of the last m rows for which `when` is not NULL, e.g. \"3 of 5\"",
+    ),
+    optional(
+        "count",
+        Kind::Int(1, 10_000),
+        "true this many times `within` a time; each row counts for one firing",
+    ),
     optional("within", Kind::Duration, "the time that `count` counts over"),
     optional(
         "clear_when",
         Kind::Expression,
-        "it must have been true before the next firing; without it `when` false is enough",
+        "it must have been true before the next firing, also where `when` is NULL; without it `when` false is enough",
     ),
     optional("absent_for", Kind::Duration, "fires when a key known before gives no row for this long"),
-    optional("cooldown", Kind::Duration, "after a firing the key is quiet for this long"),
-    optional("forget", Kind::Duration, "a key without rows for this long is forgotten, \"30d\" if left out"),
+    optional(
+        "cooldown",
+        Kind::Duration,
+        "after a firing the key is quiet for this long; what becomes true meanwhile and is still true at the end fires then",
+    ),
+    optional(
+        "forget",
+        Kind::Duration,
+        "a key without rows for this long begins afresh at its next row, \"30d\" if left out",
+    ),
     optional("every", Kind::Duration, "fires by the clock, aligned to the epoch"),
     optional("cron", Kind::Text, "fires by the clock, five fields: minute hour day month weekday"),
     optional("zone", Kind::Text, "time zone of `cron`, \"UTC\" if left out"),
@@ -118,6 +144,7 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         Port { name: String::new(), stream: output.clone() },
         Port { name: "cooling".into(), stream: output.clone() },
         Port { name: "rejects".into(), stream: rejects_schema() },
+        Port { name: "late".into(), stream: input.stream.clone() },
     ];
     let parts = operator::Parts { when, clear_when, keys, give };
     let operator = Rule::new(config.name.clone(), input.stream.clone(), output, spec, parts);

@@ -1,6 +1,7 @@
 //! The trigger operator: rows wait until the watermark has reached them, are
 //! judged in event-time order, and firings leave with the rows that caused
-//! them.
+//! them. A row behind the watermark is judged when it comes, unless its key
+//! has been judged at a later instant: then it leaves by `late`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::part::key_texts;
 
 const COOLING_PORT: usize = 1;
 const REJECTS_PORT: usize = 2;
+const LATE_PORT: usize = 3;
 
 /// Rows kept with a key, to be handed to the run: the newest.
 const ROWS_KEPT_MAX: usize = 100;
@@ -43,9 +45,11 @@ pub(super) struct Rule {
     /// Rows that the watermark has not reached, in order of arrival.
     pub(super) pending: Vec<Judgeable>,
     pub(super) keys: BTreeMap<String, Keyed>,
-    /// When each key wants to be looked at without a row.
+    /// The watermark at which each key wants to be looked at without a row.
     due: BTreeSet<(i64, String)>,
     pub(super) watermark_us: i64,
+    /// Forgotten keys are removed when event time comes here.
+    sweep_at_us: i64,
 }
 
 /// What is kept of a key.
@@ -75,6 +79,27 @@ impl Judgeable {
     }
 }
 
+/// Where a row stands; in event-time order, then in order of arrival.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    time_us: i64,
+    batch: usize,
+    row: usize,
+}
+
+/// Rows not judged whose time has come at `until_us`, in order of arrival.
+fn places(batches: &[Judgeable], until_us: i64) -> Vec<Place> {
+    let mut found = Vec::new();
+    for (batch, waiting) in batches.iter().enumerate() {
+        for (row, (time_us, done)) in waiting.times.values().iter().zip(&waiting.done).enumerate() {
+            if *time_us <= until_us && !done {
+                found.push(Place { time_us: *time_us, batch, row });
+            }
+        }
+    }
+    found
+}
+
 impl Rule {
     pub(super) fn new(
         name: String,
@@ -93,6 +118,7 @@ impl Rule {
             keys: BTreeMap::new(),
             due: BTreeSet::new(),
             watermark_us: i64::MIN,
+            sweep_at_us: i64::MIN,
         }
     }
 
@@ -115,36 +141,42 @@ impl Rule {
         })
     }
 
-    /// Judges every waiting row up to the watermark, in event-time order, and
-    /// the instants between them.
-    fn judge(&mut self, until_us: i64, timers: bool, out: &mut Output) -> Result<(), OperatorError> {
-        let mut order: Vec<(i64, usize, usize)> = Vec::new();
-        for (batch, pending) in self.pending.iter().enumerate() {
-            for (row, time) in pending.times.values().iter().enumerate() {
-                if *time <= until_us && pending.done.get(row) == Some(&false) {
-                    order.push((*time, batch, row));
-                }
-            }
-        }
+    /// Judges every waiting row up to an instant, in event-time order.
+    fn judge_pending(
+        &mut self,
+        until_us: i64,
+        time_passes: bool,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let pending = std::mem::take(&mut self.pending);
+        let mut order = places(&pending, until_us);
         order.sort_unstable();
-        let mut pending = std::mem::take(&mut self.pending);
-        for (time_us, batch, row) in order {
-            if timers {
-                self.run_timers(time_us, out)?;
+        self.pending = self.judge(pending, &order, time_passes, out)?;
+        Ok(())
+    }
+
+    /// Judges rows of these batches in the given order, and the instants
+    /// between them if event time passes by; the answer is what is left.
+    fn judge(
+        &mut self,
+        mut batches: Vec<Judgeable>,
+        order: &[Place],
+        time_passes: bool,
+        out: &mut Output,
+    ) -> Result<Vec<Judgeable>, OperatorError> {
+        for Place { time_us, batch, row } in order {
+            if time_passes {
+                self.run_timers(*time_us, out)?;
             }
-            if let Some(batch) = pending.get_mut(batch) {
-                if let Some(done) = batch.done.get_mut(row) {
+            if let Some(batch) = batches.get_mut(*batch) {
+                if let Some(done) = batch.done.get_mut(*row) {
                     *done = true;
                 }
-                self.judge_row(time_us, batch, row, out)?;
+                self.judge_row(*time_us, batch, *row, out)?;
             }
         }
-        pending.retain(|batch| batch.done.iter().any(|done| !done));
-        self.pending = pending;
-        if timers {
-            self.run_timers(until_us, out)?;
-        }
-        Ok(())
+        batches.retain(|batch| batch.done.iter().any(|done| !done));
+        Ok(batches)
     }
 
     fn judge_row(
@@ -162,40 +194,42 @@ impl Rule {
         let when = value(&batch.when);
         let clear = batch.clear.as_ref().and_then(|_| value(&batch.clear));
         let Some(key) = batch.keys.get(row) else { return Ok(()) };
-        if self.spec.absent_us.is_some() && when != Some(true) {
+        let spec = self.spec;
+        if spec.absent_us.is_some() && when != Some(true) {
             return Ok(());
         }
-        let spec = self.spec;
+        // A key whose rows are behind the watermark has its own time.
+        while let Some(due_us) = self.due_of(key).filter(|due| *due <= at_us) {
+            self.fall_due(key, due_us, out)?;
+        }
+        let now_us = at_us.max(self.watermark_us);
+        if self.keys.get(key).is_some_and(|keyed| keyed.state.is_forgotten(&spec, now_us)) {
+            self.remove(key);
+        }
+        let single = UInt32Array::from(vec![u32::try_from(row).map_err(OperatorError::new)?]);
+        let known = self.keys.get(key);
+        if known.is_some_and(|keyed| keyed.state.is_late(at_us)) {
+            out.emit_to(LATE_PORT, take_record_batch(&batch.batch, &single)?);
+            return Ok(());
+        }
+        let wakes_before = known.and_then(|keyed| keyed.state.wakes(&spec));
         let keyed = self
             .keys
             .entry(key.clone())
             .or_insert_with(|| Keyed { state: KeyState::first_seen(at_us), rows: VecDeque::new() });
-        let due_before = keyed.state.due(&spec);
-        let verdict = keyed.state.on_row(&spec, at_us, when, clear);
-        let counts = when == Some(true) || spec.hits.is_some();
-        if counts {
-            let single = UInt32Array::from(vec![u32::try_from(row).unwrap_or(u32::MAX)]);
+        let verdict = keyed.state.on_row(&spec, (at_us, now_us), when, clear);
+        if when == Some(true) || (spec.hits.is_some() && when.is_some()) {
             keyed.rows.push_back(take_record_batch(&batch.batch, &single)?);
-            let keep = spec.hits.map_or(ROWS_KEPT_MAX, |(_, of)| of.min(ROWS_KEPT_MAX));
-            let keep =
-                if spec.absent_us.is_some() || (spec.on_row && spec.count.is_none()) { 1 } else { keep };
-            while keyed.rows.len() > keep {
-                keyed.rows.pop_front();
-            }
-        } else if when == Some(false) && spec.count.is_none() {
-            keyed.rows.clear();
         }
-        let due_after = keyed.state.due(&spec);
-        self.reschedule(key, due_before, due_after);
+        let keep = keyed.state.evidence(&spec, verdict).min(ROWS_KEPT_MAX);
+        keyed.rows.drain(..keyed.rows.len().saturating_sub(keep));
+        let wakes = keyed.state.wakes(&spec);
+        self.reschedule(key, wakes_before, wakes);
         self.tell(verdict, at_us, key, out)
     }
 
     fn reschedule(&mut self, key: &str, before: Option<i64>, after: Option<i64>) {
         if before == after {
-            // The very first row of a key names an instant without a change.
-            if let Some(at) = after {
-                self.due.insert((at, key.to_owned()));
-            }
             return;
         }
         if let Some(at) = before {
@@ -206,22 +240,35 @@ impl Rule {
         }
     }
 
+    fn due_of(&self, key: &str) -> Option<i64> {
+        self.keys.get(key)?.state.due(&self.spec)
+    }
+
     fn run_timers(&mut self, until_us: i64, out: &mut Output) -> Result<(), OperatorError> {
-        while let Some((at_us, _)) = self.due.first().filter(|(at, _)| *at <= until_us) {
-            let at_us = *at_us;
-            let Some((_, key)) = self.due.pop_first() else { break };
-            let spec = self.spec;
-            let Some(keyed) = self.keys.get_mut(&key) else { continue };
-            if keyed.state.due(&spec) != Some(at_us) {
-                continue;
+        while let Some((_, key)) = self.due.first().filter(|(wakes, _)| *wakes <= until_us).cloned() {
+            match self.due_of(&key) {
+                Some(due_us) => self.fall_due(&key, due_us, out)?,
+                None => drop(self.due.pop_first()),
             }
-            let verdict = keyed.state.on_due(&spec, at_us);
-            if let Some(next) = keyed.state.due(&spec) {
-                self.due.insert((next, key.clone()));
-            }
-            self.tell(verdict, at_us, &key, out)?;
         }
         Ok(())
+    }
+
+    /// An instant of a key has come.
+    fn fall_due(&mut self, key: &str, due_us: i64, out: &mut Output) -> Result<(), OperatorError> {
+        let spec = self.spec;
+        let Some(keyed) = self.keys.get_mut(key) else { return Ok(()) };
+        let before = keyed.state.wakes(&spec);
+        let verdict = keyed.state.on_due(&spec, due_us);
+        let after = keyed.state.wakes(&spec);
+        self.reschedule(key, before, after);
+        self.tell(verdict, due_us, key, out)
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some(keyed) = self.keys.remove(key) {
+            self.reschedule(key, keyed.state.wakes(&self.spec), None);
+        }
     }
 
     fn tell(
@@ -236,8 +283,13 @@ impl Rule {
             Verdict::Fires => MAIN_PORT,
             Verdict::Cooling => COOLING_PORT,
         };
-        let Some(keyed) = self.keys.get(key) else { return Ok(()) };
+        let counts = self.spec.count.is_some();
+        let Some(keyed) = self.keys.get_mut(key) else { return Ok(()) };
         let rows = concat_batches(&self.input.columns, keyed.rows.iter())?;
+        if counts {
+            // A row is counted for one firing.
+            keyed.rows.clear();
+        }
         let count = rows.num_rows();
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(TimestampMicrosecondArray::from(vec![at_us; count]).with_timezone("UTC")),
@@ -252,15 +304,22 @@ impl Rule {
         Ok(())
     }
 
-    fn forget(&mut self, now_us: i64) {
-        let spec = self.spec;
-        self.keys.retain(|_, keyed| !keyed.state.is_forgotten(&spec, now_us));
+    /// Frees the memory of forgotten keys; `judge_row` takes none of them up again.
+    fn sweep(&mut self) {
+        if self.watermark_us < self.sweep_at_us {
+            return;
+        }
+        let (spec, now_us) = (self.spec, self.watermark_us);
+        self.keys
+            .retain(|_, keyed| keyed.state.due(&spec).is_some() || !keyed.state.is_forgotten(&spec, now_us));
+        // Each sweep looks at every key, so not at every watermark.
+        self.sweep_at_us = now_us.saturating_add(spec.forget_us / 2);
     }
 
     /// Puts the instants of restored keys in order again.
     pub(super) fn schedule_all(&mut self) {
         let spec = self.spec;
-        let due = self.keys.iter().filter_map(|(key, keyed)| Some((keyed.state.due(&spec)?, key.clone())));
+        let due = self.keys.iter().filter_map(|(key, keyed)| Some((keyed.state.wakes(&spec)?, key.clone())));
         self.due = due.collect();
     }
 }
@@ -274,7 +333,10 @@ impl Operator for Rule {
     ) -> Result<Progress, OperatorError> {
         let mut ready = Vec::new();
         let bad = narrow(batch, &mut |rows| self.evaluate(rows), &mut |rows| ready.push(rows));
-        self.pending.extend(ready);
+        // Rows behind the watermark are judged in the order they came.
+        let behind = places(&ready, self.watermark_us);
+        let left = self.judge(ready, &behind, false, out)?;
+        self.pending.extend(left);
         if !bad.is_empty() {
             out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
         }
@@ -282,18 +344,16 @@ impl Operator for Rule {
     }
 
     fn on_watermark(&mut self, time: Time, out: &mut Output) -> Result<Progress, OperatorError> {
-        let hours_passed = time.0.saturating_sub(self.watermark_us) / 3_600_000_000;
-        self.judge(time.0, true, out)?;
-        if hours_passed > 0 {
-            self.forget(time.0);
-        }
+        self.judge_pending(time.0, true, out)?;
+        self.run_timers(time.0, out)?;
         self.watermark_us = time.0;
+        self.sweep();
         Ok(Progress::Done)
     }
 
     /// The last rows are judged; what waits for time to pass sees no more time.
     fn on_end(&mut self, out: &mut Output) -> Result<Progress, OperatorError> {
-        self.judge(i64::MAX, false, out)?;
+        self.judge_pending(i64::MAX, false, out)?;
         Ok(Progress::Done)
     }
 

@@ -1,5 +1,6 @@
-//! A trigger's memory as three record batches: keys with their state, the rows
-//! kept with each key (in the same order), and the rows that wait.
+//! A trigger's memory as four record batches: keys with their state, the rows
+//! kept with each key (in the same order), the rows that wait, and the
+//! watermark.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::operator::{Keyed, Rule};
 
 impl Rule {
     pub(super) fn save(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
-        if self.keys.is_empty() && self.pending.is_empty() {
+        if self.keys.is_empty() && self.pending.is_empty() && self.watermark_us == i64::MIN {
             return Ok(Vec::new());
         }
         let mut names = Vec::new();
@@ -33,17 +34,22 @@ impl Rule {
         let waiting: Result<Vec<RecordBatch>, OperatorError> =
             self.pending.iter().map(super::operator::Judgeable::waiting).collect();
         let schema = &self.input.columns;
-        Ok(vec![keys, concat_batches(schema, &rows)?, concat_batches(schema, &waiting?)?])
+        let watermark = Arc::new(Int64Array::from(vec![self.watermark_us])) as ArrayRef;
+        let watermark = RecordBatch::try_from_iter([("watermark", watermark)])?;
+        Ok(vec![keys, concat_batches(schema, &rows)?, concat_batches(schema, &waiting?)?, watermark])
     }
 
     pub(super) fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
-        let [keys, rows, waiting] = state else {
+        let [keys, rows, waiting, watermark] = state else {
             return if state.is_empty() { Ok(()) } else { Err(OperatorError::new(SHAPE)) };
         };
         let [names, states, counts] = keys.columns() else { return Err(OperatorError::new(SHAPE)) };
         let names = names.as_string_opt::<i32>().ok_or_else(|| OperatorError::new(SHAPE))?;
         let states = states.as_string_opt::<i32>().ok_or_else(|| OperatorError::new(SHAPE))?;
         let counts = counts.as_primitive_opt::<Int64Type>().ok_or_else(|| OperatorError::new(SHAPE))?;
+        let [watermark] = watermark.columns() else { return Err(OperatorError::new(SHAPE)) };
+        let watermark = watermark.as_primitive_opt::<Int64Type>().and_then(|times| times.values().first());
+        self.watermark_us = *watermark.ok_or_else(|| OperatorError::new(SHAPE))?;
         let mut at = 0;
         for ((name, state), count) in names.iter().flatten().zip(states.iter().flatten()).zip(counts.values())
         {

@@ -21,7 +21,7 @@ use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::Text;
 
-use super::parts::{done, render_encoded, result};
+use super::parts::{done, render, render_encoded, result};
 
 const KEYS: &[Key] = &[
     optional("get", Kind::Template, "URL to get"),
@@ -33,7 +33,11 @@ const KEYS: &[Key] = &[
         Kind::Map(&Kind::AnyOf(&[Kind::Template, Kind::Number, Kind::Bool])),
         "the body as a JSON object",
     ),
-    optional("headers", Kind::Map(&Kind::Secret), "more headers"),
+    optional(
+        "headers",
+        Kind::Map(&Kind::Template),
+        "more headers; a value is a template or a secret:// reference",
+    ),
     optional("output", Kind::Map(&Kind::Text), "column = path into the answer, e.g. \"body.rain.mm\""),
     optional(
         "fallback",
@@ -55,6 +59,8 @@ json = { device = "{device}" }
     build,
 };
 
+/// The header by which a peer can tell a repeat.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest wait for an answer; the task's own `timeout` may be shorter.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait that a peer's `Retry-After` is granted.
@@ -76,7 +82,7 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
         diagnostics.push(diagnostic);
     }
     let compile = |text: &Text| Template::compile(text, &scope.values, context.expressions.as_ref());
-    let url = compile(url).map_err(|diagnostic| diagnostics.push(diagnostic)).ok();
+    let url = compile(url).map_err(|wrong| diagnostics.extend(wrong)).ok();
     let mut json = None;
     if let Some(fields) = table.table("json") {
         let mut parts = Vec::new();
@@ -84,9 +90,12 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
             match (entry.value.as_text(), entry.value.as_number()) {
                 (Some(text), _) => match compile(text) {
                     Ok(template) => parts.push((entry.key.clone(), Field::Template(template))),
-                    Err(diagnostic) => diagnostics.push(diagnostic),
+                    Err(wrong) => diagnostics.extend(wrong),
                 },
-                (None, Some(number)) => parts.push((entry.key.clone(), Field::Fixed(number.into()))),
+                (None, Some(number)) => {
+                    let whole = entry.value.as_int().map(serde_json::Value::from);
+                    parts.push((entry.key.clone(), Field::Fixed(whole.unwrap_or_else(|| number.into()))));
+                }
                 (None, None) => parts.push((entry.key.clone(), Field::Fixed(fields.bool(&entry.key).into()))),
             }
         }
@@ -99,12 +108,47 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
             .filter_map(|entry| Some((entry.key.clone(), entry.value.as_text()?.value.clone())))
             .collect()
     };
-    let headers = pairs("headers").into_iter().map(|(name, value)| (name, SecretRef::new(value))).collect();
+    let headers = headers(config, &compile, &mut diagnostics);
     let (output, schema) = outputs(config, &pairs("output"));
     let client = client().map_err(|message| Diagnostic::error("TG-F021", message))?;
     let (Some(url), true) = (url, diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
     let task = Http { client, method, url, json, headers, output, schema: schema.clone() };
     Ok(TaskPart { task: Box::new(task), result: schema })
+}
+
+/// The headers of `headers`; names are checked, values compiled.
+fn headers(
+    config: &NodeConfig,
+    compile: &dyn Fn(&Text) -> Result<Template, Vec<Diagnostic>>,
+    out: &mut Vec<Diagnostic>,
+) -> Vec<(HeaderName, HeaderText)> {
+    let mut headers = Vec::new();
+    for entry in config.table.table("headers").map(|table| table.entries.as_slice()).unwrap_or_default() {
+        let Some(text) = entry.value.as_text() else { continue };
+        let wrong = |message: String| Diagnostic::error("TG-C034", message).at(entry.key_span.clone());
+        let name = match HeaderName::try_from(entry.key.as_str()) {
+            Ok(name) if name != IDEMPOTENCY_KEY => name,
+            Ok(_) => {
+                let help = "each request has one already, the same at every attempt";
+                out.push(wrong(format!("`{}` cannot be set", entry.key)).help(help));
+                continue;
+            }
+            Err(_) => {
+                out.push(wrong(format!("`{}` is no header's name", entry.key)));
+                continue;
+            }
+        };
+        let secret = SecretRef::new(text.value.clone());
+        if secret.is_reference() {
+            headers.push((name, HeaderText::Secret(secret)));
+            continue;
+        }
+        match compile(text) {
+            Ok(template) => headers.push((name, HeaderText::Template(template))),
+            Err(wrong) => out.extend(wrong),
+        }
+    }
+    headers
 }
 
 /// A client without redirects; TLS by rustls.
@@ -132,6 +176,12 @@ fn fixed_host(url: &Text) -> Result<(), Diagnostic> {
 enum Field {
     Template(Template),
     Fixed(serde_json::Value),
+}
+
+/// A value of `headers`.
+enum HeaderText {
+    Template(Template),
+    Secret(SecretRef),
 }
 
 /// A column of the result.
@@ -167,7 +217,7 @@ struct Http {
     method: Method,
     url: Template,
     json: Option<Vec<(String, Field)>>,
-    headers: Vec<(String, SecretRef)>,
+    headers: Vec<(HeaderName, HeaderText)>,
     output: Vec<OutputColumn>,
     schema: StreamSchema,
 }
@@ -198,14 +248,17 @@ impl Http {
         let url = render_encoded(&self.url, context, &|value| percent_encode(value))?;
         let url = Url::parse(&url).map_err(|error| TaskError::Fatal(format!("{url}: {error}")))?;
         let mut request =
-            self.client.request(self.method.clone(), url).header("Idempotency-Key", &context.idempotency_key);
+            self.client.request(self.method.clone(), url).header(IDEMPOTENCY_KEY, &context.idempotency_key);
         for (name, value) in &self.headers {
-            let value = value.resolve().map_err(TaskError::Fatal)?;
-            let mut header = HeaderValue::from_str(value.expose())
+            let (text, secret) = match value {
+                HeaderText::Template(template) => (render(template, context)?, false),
+                HeaderText::Secret(secret) => {
+                    (secret.resolve().map_err(TaskError::Fatal)?.expose().to_owned(), true)
+                }
+            };
+            let mut header = HeaderValue::from_str(&text)
                 .map_err(|_| TaskError::Fatal(format!("the value of header {name} cannot be sent")))?;
-            header.set_sensitive(true);
-            let name = HeaderName::try_from(name.as_str())
-                .map_err(|_| TaskError::Fatal(format!("{name} is no header")))?;
+            header.set_sensitive(secret);
             request = request.header(name, header);
         }
         if let Some(fields) = &self.json {
@@ -255,15 +308,11 @@ fn body(fields: &[(String, Field)], context: &TaskContext) -> Result<serde_json:
 
 /// Sends and classifies: what may pass, what will not.
 async fn send(request: reqwest::RequestBuilder, context: &TaskContext) -> Result<(u16, Vec<u8>), TaskError> {
-    let mut answer = request.send().await.map_err(|error| {
-        let class = if error.is_timeout() { "timeout" } else { "network" };
-        TaskError::retry(class, error.without_url())
-    })?;
+    let mut answer = request.send().await.map_err(|error| failure(&error))?;
     let status = answer.status();
+    let host = host(answer.url());
     let mut bytes = Vec::new();
-    while let Some(chunk) =
-        answer.chunk().await.map_err(|error| TaskError::retry("network", error.without_url()))?
-    {
+    while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error))? {
         if bytes.len() + chunk.len() > BODY_BYTES_MAX {
             return Err(TaskError::Fatal(format!("the answer is larger than {BODY_BYTES_MAX} bytes")));
         }
@@ -273,7 +322,7 @@ async fn send(request: reqwest::RequestBuilder, context: &TaskContext) -> Result
         return Ok((status.as_u16(), bytes));
     }
     let shown: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
-    let message = format!("the server answers {status}: {shown}");
+    let message = format!("{host}: the server answers {status}: {shown}");
     let class = match status {
         StatusCode::TOO_MANY_REQUESTS => "429",
         _ if status.is_server_error() => "5xx",
@@ -284,6 +333,23 @@ async fn send(request: reqwest::RequestBuilder, context: &TaskContext) -> Result
         retry_after(value.to_str().ok()?, now).map(|time| time.min(now.plus(RETRY_AFTER_MAX)))
     });
     Err(TaskError::Retry { class, message, not_before })
+}
+
+/// The host and the first cause. The rest of the URL may hold what is secret.
+fn failure(error: &reqwest::Error) -> TaskError {
+    let class = if error.is_timeout() { "timeout" } else { "network" };
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let host = error.url().map(host).unwrap_or_default();
+    TaskError::retry(class, format!("{host}: {cause}"))
+}
+
+/// Host and port of a URL.
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// A number of seconds, or a date as HTTP writes it (RFC 9110, 10.2.3).
@@ -328,7 +394,7 @@ impl Poster {
         context: &TaskContext,
     ) -> Result<(), TaskError> {
         let key = &context.idempotency_key;
-        let request = self.client.post(self.url.clone()).header("Idempotency-Key", key).json(json);
+        let request = self.client.post(self.url.clone()).header(IDEMPOTENCY_KEY, key).json(json);
         send(request, context).await.map(|_| ())
     }
 }

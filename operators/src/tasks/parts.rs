@@ -22,8 +22,8 @@ pub(super) fn template(
     let text = config.table.text(key)?;
     match Template::compile(text, &scope.values, context.expressions.as_ref()) {
         Ok(template) => Some(template),
-        Err(diagnostic) => {
-            out.push(diagnostic);
+        Err(wrong) => {
+            out.extend(wrong);
             None
         }
     }

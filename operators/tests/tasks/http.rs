@@ -37,6 +37,7 @@ enum Answer {
 struct Request {
     line: String,
     key: String,
+    headers: HeaderMap,
     body: String,
     at: Instant,
 }
@@ -63,7 +64,7 @@ async fn answer(
 ) -> Response {
     let key = headers.get("idempotency-key").map_or("", |value| value.to_str().expect("text")).to_owned();
     let line = format!("{method} {uri}");
-    server.seen.lock().expect("no panic").push(Request { line, key, body, at: Instant::now() });
+    server.seen.lock().expect("no panic").push(Request { line, key, headers, body, at: Instant::now() });
     server.came.notify_one();
     let next = {
         let mut answers = server.answers.lock().expect("no panic");
@@ -206,6 +207,45 @@ async fn a_fallback_stands_in_for_a_server_that_fails() {
     let mut plant = start(&tasks, folder.path());
     assert_eq!(fire(&mut plant).await.state, RunState::Succeeded);
     assert_eq!(plant.scheduler.journal().tickets(1).expect("reads")[0].title, "1.5");
+}
+
+#[tokio::test]
+async fn headers_are_templates_and_whole_numbers_stay_whole() {
+    let (server, address) = serve(Vec::new()).await;
+    let keys = "headers = { \"X-Machine\" = \"of {machine}\", \"X-Braces\" = \"{{}}\" }";
+    let task = post(address, keys).replace("{v}\" }", "{v}\", lit = 5, half = 0.5 }");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut plant = start(&task, folder.path());
+    assert_eq!(fire(&mut plant).await.state, RunState::Succeeded);
+    let request = server.seen().remove(0);
+    assert_eq!(
+        (&request.headers["x-machine"], &request.headers["x-braces"]),
+        (&"of pump 1".parse().expect("text"), &"{}".parse().expect("text"))
+    );
+    for number in ["\"lit\":5,", "\"half\":0.5", "\"v\":99.5"] {
+        assert!(request.body.contains(number), "{}", request.body);
+    }
+    assert_eq!(request.headers.get_all("idempotency-key").iter().count(), 1);
+
+    let keys = "headers = { \"idempotency-KEY\" = \"mine\", \"a b\" = \"x\", \"X-A\" = \"{nobody}\" }";
+    let wrong = super::flows(&super::topology(&post(address, keys)), folder.path(), Vec::new());
+    let said = wrong.err().expect("is refused").to_string();
+    for words in ["`idempotency-KEY` cannot be set", "`a b` is no header's name", "no column `nobody`"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_names_the_host_and_the_cause_but_not_the_path() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut plant = start(&post(address, "retry = { times = 0 }"), folder.path());
+    let run = fire(&mut plant).await;
+    paused_by(&run, &format!("{address}: "));
+    paused_by(&run, "refused");
+    assert!(!run.reason.contains("orders"), "{run:?}");
 }
 
 /// Where the server of the program that is killed listens, and its folder.

@@ -8,13 +8,11 @@ use arrow::array::RecordBatch;
 use crate::error::TaskError;
 use crate::flow::run::{Failure, FailureKind};
 use crate::flow::spec::Flow;
-use crate::task::{Effect, TaskContext, TaskStep, WaitFor};
+use crate::task::{Effect, RESULT_BYTES_MAX, TaskContext, TaskStep, WaitFor};
 use crate::time::Time;
 
 /// A device write ends by its own deadline; after this much more it is given up.
 const DEVICE_GRACE: Duration = Duration::from_secs(15);
-/// Most bytes of a task's result.
-const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most bytes that a waiting task may leave in the journal.
 const WAIT_BYTES_MAX: usize = 1024 * 1024;
 

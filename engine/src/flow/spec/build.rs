@@ -16,7 +16,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
 use crate::expression::Scope;
 use crate::flow::admission::Overlap;
-use crate::flow::run::{RunPlan, TaskPlan};
+use crate::flow::run::RunPlan;
 use crate::operator::Input;
 use crate::schema::{StreamSchema, TYPE_NAMES, parse_type};
 use crate::table::NamedTable;
@@ -78,20 +78,24 @@ pub(super) fn build_flow(
     out: &mut Vec<Diagnostic>,
 ) -> Option<Flow> {
     let what = format!("flow `{}`", node.name);
-    let before = out.len();
     check_keys(&node.table, &[FLOW_KEYS], &what, &node.name_span, out);
+    let before = out.len();
     let tables = task_tables(node, &what, out);
-    for (table, _) in &tables {
-        check_task_keys(table, &what, &workshop.catalog, out);
-    }
-    if out.len() > before {
+    let unusable = out.len() > before;
+    let nodes: Vec<Option<Node<'_>>> = tables
+        .iter()
+        .map(|(table, finally)| {
+            let fit = check_task_keys(table, &what, &workshop.catalog, out);
+            table.text("id").map(|id| Node { id, table, finally: *finally, fit })
+        })
+        .collect();
+    let params_are_none = node.table.get("params").is_some_and(|params| params.as_table().is_none());
+    let nodes: Vec<Node<'_>> = nodes.into_iter().collect::<Option<_>>()?;
+    if unusable || params_are_none {
         return None;
     }
+    let before = out.len();
     let params = params(node, &what, out);
-    let nodes: Vec<Node<'_>> = tables
-        .iter()
-        .filter_map(|(table, finally)| table.text("id").map(|id| Node { id, table, finally: *finally }))
-        .collect();
     check_ids(&nodes, &params, &workshop.tables, out);
     let order = order(&nodes, out);
     if out.len() > before {
@@ -103,24 +107,25 @@ pub(super) fn build_flow(
         let task = builder.task(place, &tasks);
         tasks.push(task);
     }
+    let one_per = one_per(&node.table, &params, &workshop.context, out);
+    let timeout = positive(&node.table, "timeout", out);
     let (plans, tasks) = tasks.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip();
-    finish(node, params, plans, tasks, &workshop.context, out)
+    let plan = RunPlan { tasks: plans, timeout };
+    Some(finish(node, params, one_per?, plan, tasks, &workshop.context))
 }
 
 fn finish(
     node: &NodeConfig,
     params: Schema,
-    plans: Vec<TaskPlan>,
+    one_per: OnePer,
+    plan: RunPlan,
     tasks: Vec<FlowTask>,
     context: &BuildContext,
-    out: &mut Vec<Diagnostic>,
-) -> Option<Flow> {
+) -> Flow {
     let table = &node.table;
-    let one_per = one_per(table, &params, context, out)?;
     let overlap = table.str("overlap").and_then(Overlap::parse);
     let default = if table.get("one_per").is_some() { Overlap::Skip } else { Overlap::Allow };
-    let timeout = positive(table, "timeout", out);
-    Some(Flow {
+    Flow {
         topology: context.topology.clone(),
         name: node.name.clone(),
         revision: format!("{:016x}", xxh3_64(table_text(table).as_bytes())),
@@ -133,9 +138,9 @@ fn finish(
             Some(_) | None => Mode::DryRun,
         },
         max_age: table.duration("max_age").unwrap_or(MAX_AGE),
-        plan: Arc::new(RunPlan { tasks: plans, timeout }),
+        plan: Arc::new(plan),
         tasks,
-    })
+    }
 }
 
 /// The tables of `task` and `finally`, each with whether it is the latter.
@@ -164,11 +169,13 @@ fn task_tables<'a>(node: &'a NodeConfig, what: &str, out: &mut Vec<Diagnostic>) 
     tables
 }
 
-fn check_task_keys(table: &Table, flow: &str, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
+/// Whether the keys of a task are right.
+fn check_task_keys(table: &Table, flow: &str, catalog: &Catalog, out: &mut Vec<Diagnostic>) -> bool {
+    let before = out.len();
     let id = table.str("id").unwrap_or("?");
     let Some(kind) = table.text("type") else {
         out.push(without_type(&format!("task `{id}` of {flow}"), table, table.span.clone()));
-        return;
+        return false;
     };
     let Some(row) = find(catalog.tasks, &kind.value) else {
         let known: Vec<&str> = names(catalog.tasks).collect();
@@ -178,11 +185,12 @@ fn check_task_keys(table: &Table, flow: &str, catalog: &Catalog, out: &mut Vec<D
                 .help(format!("the types are {}", known.join(", ")))
                 .suggest(&kind.value, known.iter().copied()),
         );
-        return;
+        return false;
     };
     let what = format!("task `{id}` (type `{}`)", kind.value);
     let keys: Vec<_> = std::iter::once(TASK_KEYS).chain(row.keys.iter().copied()).collect();
     check_keys(table, &keys, &what, &table.span, out);
+    out.len() == before
 }
 
 fn params(node: &NodeConfig, what: &str, out: &mut Vec<Diagnostic>) -> Schema {

@@ -10,6 +10,8 @@ pub(super) struct Node<'a> {
     pub(super) id: &'a Text,
     pub(super) table: &'a Table,
     pub(super) finally: bool,
+    /// Its keys are right, so that it can be built.
+    pub(super) fit: bool,
 }
 
 /// The tasks in an order in which each stands after those it waits for, and

@@ -34,15 +34,19 @@ pub(super) struct TaskBuilder<'a> {
 
 impl TaskBuilder<'_> {
     /// Builds the task at this place of the order. `None` if it is wrong, or
-    /// if it sees one that is, which has been reported already.
+    /// if it sees one that is: then only its own mistakes are added.
     pub(super) fn task(&mut self, place: usize, before: &[Option<BuiltTask>]) -> Option<BuiltTask> {
         let node = self.nodes.get(*self.order.file_index.get(place)?)?;
-        let kind = node.table.text("type")?;
+        let kind = node.table.text("type").filter(|_| node.fit)?;
         let row = find(self.workshop.catalog.tasks, &kind.value)?;
         let after = self.order.after.get(place)?.clone();
         let sees = self.sees(place, node.finally, before.len());
         let built = |index: &usize| before.get(*index)?.as_ref().map(|(_, task)| task);
-        let seen: Vec<&FlowTask> = sees.iter().map(built).collect::<Option<_>>()?;
+        let seen: Vec<&FlowTask> = sees.iter().filter_map(built).collect();
+        let id_at = |place: &usize| self.nodes.get(*self.order.file_index.get(*place)?).map(|node| node.id);
+        let wrong: Vec<&Text> =
+            sees.iter().filter(|place| built(place).is_none()).filter_map(id_at).collect();
+        let said_before = self.out.len();
         let scope = self.scope(&seen);
         let config = NodeConfig {
             section: Section::Flow,
@@ -51,18 +55,16 @@ impl TaskBuilder<'_> {
             kind: kind.clone(),
             table: node.table.clone(),
         };
-        let part = match (row.build)(&config, &self.workshop.context, &scope) {
-            Ok(part) => part,
-            Err(error) => {
-                self.out.extend(error.0);
-                return None;
-            }
-        };
+        let part = (row.build)(&config, &self.workshop.context, &scope);
+        let part = part.map_err(|error| self.out.extend(error.0)).ok();
         let condition = node.table.text("if").and_then(|text| self.condition(text, &scope.values));
-        let device = part.task.effect() == Effect::Device;
+        let device = part.as_ref().is_some_and(|part| part.task.effect() == Effect::Device);
         let plan = self.plan(node, after, condition.is_some(), device);
         let timeout = positive(node.table, "timeout", self.out).unwrap_or(ATTEMPT_TIMEOUT);
-        let TaskPart { task, result } = part;
+        let said = self.out.split_off(said_before);
+        let echoes = |said: &Diagnostic| wrong.iter().any(|id| names(said, &id.value));
+        self.out.extend(said.into_iter().filter(|said| !echoes(said)));
+        let TaskPart { task, result } = part.filter(|_| wrong.is_empty())?;
         let values = Arc::new(Schema::new(
             scope.values.columns.iter().map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>(),
         ));
@@ -124,6 +126,12 @@ impl TaskBuilder<'_> {
         let tables = self.workshop.tables.clone();
         TaskScope { values, trigger: self.trigger.clone(), results, tables }
     }
+}
+
+/// Whether a message is about a task's result: as a table, a column, a value.
+fn names(said: &Diagnostic, task: &str) -> bool {
+    let mut quoted = said.message.split('`').skip(1).step_by(2);
+    quoted.any(|word| word.trim_start_matches('$').split('.').next() == Some(task))
 }
 
 fn retry(table: Option<&Table>, out: &mut Vec<Diagnostic>) -> RetryPolicy {
