@@ -76,6 +76,7 @@ fn examples() -> Vec<(String, String, String)> {
                 _ if example.contains("[source.") => String::new(),
                 "operator" if example.contains("\"more\"") => [ROWS, MORE].concat(),
                 "operator" => ROWS.to_owned(),
+                "table" => ROWS.to_owned(),
                 "trigger" => [ROWS, FLOW, TASK].concat(),
                 "task" => {
                     let flow = example.split(['.', ']']).nth(1).expect("[[flow.NAME.task]]");

@@ -44,12 +44,26 @@ impl SecretRef {
         self.0.starts_with("secret://")
     }
 
+    /// Whether the reference can name a secret; a literal always does.
+    ///
+    /// # Errors
+    /// A sentence naming the reference.
+    pub fn check(&self) -> Result<(), String> {
+        let Some(reference) = self.0.strip_prefix("secret://") else { return Ok(()) };
+        match reference.split_once('/') {
+            Some(("env" | "file", name)) if !name.is_empty() => Ok(()),
+            Some(("env" | "file", _)) | None => Err(format!("{} names no secret", self.0)),
+            Some((store, _)) => Err(format!("unknown secret store `{store}` in {}; use env or file", self.0)),
+        }
+    }
+
     /// Reads the secret now; call it at every (re)connect, so that a rotated
     /// secret is used without a restart.
     ///
     /// # Errors
     /// A sentence naming the reference, never the value.
     pub fn resolve(&self) -> Result<Secret, String> {
+        self.check()?;
         let Some(reference) = self.0.strip_prefix("secret://") else {
             return Ok(Secret(self.0.clone()));
         };
@@ -64,8 +78,7 @@ impl SecretRef {
                     .map(|text| Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
                     .map_err(|error| format!("cannot read {}: {error}", self.0))
             }
-            Some((store, _)) => Err(format!("unknown secret store `{store}` in {}; use env or file", self.0)),
-            None => Err(format!("{} names no secret", self.0)),
+            Some(_) | None => Err(format!("{} names no secret", self.0)),
         }
     }
 }

@@ -54,6 +54,10 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
             Err(diagnostic) => diagnostics.push(diagnostic),
         }
     }
+    if columns.is_empty() && diagnostics.is_empty() {
+        let message = format!("`select` of `{}` is empty", config.name);
+        diagnostics.push(Diagnostic::error("TG-C006", message).at(config.table.span_of("select")));
+    }
     if !diagnostics.is_empty() {
         return Err(ConfigError(diagnostics));
     }

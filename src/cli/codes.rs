@@ -43,6 +43,13 @@ pub(super) const CODES: &[Code] = &[
     ),
     code("TG-C012", "a name that cannot be a name", "[source.\"my source\"]", "[source.my_source]"),
     code("TG-C013", "the topology is too large", "1,001 nodes", "two topologies"),
+    code(
+        "TG-C014",
+        "a reference to a secret that cannot be one",
+        "password = \"secret://moon/X\"",
+        "password = \"secret://env/MQTT_PASSWORD\"",
+    ),
+    code("TG-C015", "a topology without a source", "[topology] and nothing else", "at least one [source.x]"),
     code("TG-T001", "a node that does not exist, or gives no rows", "from = \"pres\"", "from = \"press\""),
     code("TG-T002", "rows would go round for ever", "a reads b, b reads a", "a reads b, b reads a source"),
     code(

@@ -4,7 +4,7 @@ use clap::Args;
 use tidegate_engine::catalog::{Row, find, names};
 use tidegate_engine::diagnostic::nearest;
 use tidegate_engine::topology::key::{Key, Kind};
-use tidegate_engine::topology::load::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
+use tidegate_engine::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
 
 use super::print::say;
 use crate::catalog::CATALOG;

@@ -101,11 +101,6 @@ impl Server {
         let user = table.str("user").map(|user| {
             let password = table.text("password");
             let secret = SecretRef::new(password.map(|text| text.value.clone()).unwrap_or_default());
-            if let Some(text) = password.filter(|_| !secret.is_reference()) {
-                let message = "the password stands in the file".to_owned();
-                let diagnostic = Diagnostic::warning("TG-C011", message).at(text.span.clone());
-                out.push(diagnostic.help("write \"secret://env/NAME\" or \"secret://file/PATH\""));
-            }
             (user.to_owned(), secret)
         });
         let (certificate, private_key) = (table.str("certificate"), table.str("private_key"));

@@ -37,6 +37,15 @@ pub(super) fn build(
     epoch: u64,
     config: &JobConfig,
 ) -> Result<Built, JobError> {
+    let known = |name: &String| {
+        plan.sources.iter().any(|node| node.name == *name)
+            || plan.operators.iter().any(|node| node.name == *name)
+    };
+    if let Some(unknown) = config.reset_state.iter().find(|name| !known(name)) {
+        return Err(JobError::State(format!(
+            "there is no node `{unknown}` whose state could be thrown away"
+        )));
+    }
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,

@@ -15,10 +15,14 @@ pub(super) struct Outlets {
 impl Outlets {
     /// Sends an event to every reader of a port, counting rows once.
     pub(super) async fn send(&self, port: usize, event: Event) -> Result<(), Closed> {
+        let edges = self.ports.get(port).map(Vec::as_slice).unwrap_or_default();
         if let Event::Batch(batch) = &event {
             self.stats.sent(port, batch.num_rows());
+            if edges.is_empty() {
+                self.stats.unread(port, batch);
+            }
         }
-        for edge in self.ports.get(port).map(Vec::as_slice).unwrap_or_default() {
+        for edge in edges {
             self.stats.blocked(edge.send(event.clone()).await?);
         }
         Ok(())

@@ -162,7 +162,11 @@ impl Segment {
         let first_child = stack.len();
         for (port, batch) in out.drain() {
             slot.stats.sent(port, batch.num_rows());
-            for target in slot.ports.get(port).map(Vec::as_slice).unwrap_or_default() {
+            let targets = slot.ports.get(port).map(Vec::as_slice).unwrap_or_default();
+            if targets.is_empty() {
+                slot.stats.unread(port, &batch);
+            }
+            for target in targets {
                 match target {
                     Target::Slot(child) => stack.push(Work::Batch(*child, 0, batch.clone())),
                     Target::Edge(edge) => slot.stats.blocked(edge.send(Event::Batch(batch.clone())).await?),

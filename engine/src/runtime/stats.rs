@@ -1,10 +1,11 @@
 //! What each node has done, for `status`, metrics and summaries. Counting
 //! never waits and never decides anything.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arrow::array::{AsArray, RecordBatch};
 use metrics::Counter;
 
 use crate::time::Time;
@@ -23,6 +24,7 @@ pub struct NodeStats {
     busy_us: AtomicU64,
     watermark_us: AtomicI64,
     state: Mutex<String>,
+    told_rejects: AtomicBool,
 }
 
 struct Tally {
@@ -72,6 +74,7 @@ impl NodeStats {
             busy_us: AtomicU64::new(0),
             watermark_us: AtomicI64::new(i64::MIN),
             state: Mutex::new("starting".into()),
+            told_rejects: AtomicBool::new(false),
         })
     }
 
@@ -85,6 +88,19 @@ impl NodeStats {
         if let Some((_, tally)) = self.ports.get(port) {
             tally.add(rows as u64);
         }
+    }
+
+    /// Rows have left by a port that nobody reads. The first that could not be
+    /// used is told, so that the reason does not get lost with it.
+    pub fn unread(&self, port: usize, rows: &RecordBatch) {
+        let rejects = self.ports.get(port).is_some_and(|(name, _)| name == "rejects");
+        if !rejects || self.told_rejects.swap(true, Relaxed) {
+            return;
+        }
+        let reasons = rows.column_by_name("reason").and_then(|reasons| reasons.as_string_opt::<i32>());
+        let first = reasons.and_then(|reasons| reasons.iter().next().flatten()).unwrap_or_default();
+        let node = &self.name;
+        tracing::warn!(node, "rows are rejected, and nobody reads `{node}.rejects`; the first: {first}");
     }
 
     /// Something went wrong that is retried or counted.

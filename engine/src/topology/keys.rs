@@ -2,8 +2,9 @@
 //! values of the right kind? Reports everything wrong at once.
 
 use crate::diagnostic::{Diagnostic, Span};
+use crate::secret::SecretRef;
 use crate::topology::key::{Key, Kind};
-use crate::topology::value::{Data, Table, Value, parse_duration, parse_rate, parse_size};
+use crate::topology::value::{Data, Table, Text, Value, parse_duration, parse_rate, parse_size};
 
 /// Deepest nesting of tables and arrays in a value.
 const DEPTH_MAX: usize = 16;
@@ -62,7 +63,10 @@ fn check_value(value: &Value, kind: &Kind, key: &str, what: &str, depth: usize, 
         }
         (Kind::Map(inner), Data::Table(table)) => {
             for entry in &table.entries {
-                check_value(&entry.value, inner, &entry.key, what, depth + 1, out);
+                // Most headers are no secrets.
+                let plain = entry.value.as_text().is_some_and(|text| !is_reference(text));
+                let kind = if matches!(inner, Kind::Secret) && plain { &Kind::Text } else { *inner };
+                check_value(&entry.value, kind, &entry.key, what, depth + 1, out);
             }
         }
         (Kind::List(inner), _) => {
@@ -71,8 +75,25 @@ fn check_value(value: &Value, kind: &Kind, key: &str, what: &str, depth: usize, 
             }
         }
         (Kind::AnyOf(kinds), _) => check_any(value, kinds, key, what, depth, out),
+        (Kind::Secret, Data::Text(text)) => check_secret(text, key, what, out),
         (_, _) if accepts(kind, value) => {}
         (_, _) => out.push(wrong_value(value, kind, key, what)),
+    }
+}
+
+fn is_reference(text: &Text) -> bool {
+    SecretRef::new(text.value.clone()).is_reference()
+}
+
+/// A reference must be one that can be resolved; a value that stands in the
+/// file itself is better kept elsewhere.
+fn check_secret(text: &Text, key: &str, what: &str, out: &mut Vec<Diagnostic>) {
+    if let Err(reason) = SecretRef::new(text.value.clone()).check() {
+        out.push(Diagnostic::error("TG-C014", reason).at(text.span.clone()));
+    } else if !is_reference(text) && text.starts_at.is_some() {
+        let message = format!("`{key}` of {what} stands in the file");
+        let diagnostic = Diagnostic::warning("TG-C011", message).at(text.span.clone());
+        out.push(diagnostic.help("write \"secret://env/NAME\" or \"secret://file/PATH\""));
     }
 }
 

@@ -12,52 +12,14 @@ use crate::schema::{StreamSchema, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TablePart};
 use crate::topology::fingerprint::fingerprint;
-use crate::topology::key::{Key, Kind, optional, required};
+use crate::topology::key::Key;
 use crate::topology::keys::check_keys;
 use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
+use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
 use crate::topology::value::Table;
-
-/// Keys of `[topology]`.
-pub const TOPOLOGY_KEYS: &[Key] = &[
-    optional("name", Kind::Text, "the topology's name; the file's name if left out"),
-    optional("checkpoint_interval", Kind::Duration, "time between two checkpoints, \"5s\" if left out"),
-    optional(
-        "keep_runs",
-        Kind::Duration,
-        "how long runs of flows are kept after their end, \"30d\" if left out",
-    ),
-    optional(
-        "keep_runs_max",
-        Kind::Int(1, i64::MAX),
-        "most ended runs that are kept, the newest ones; 1000000 if left out",
-    ),
-];
-/// Keys that every source has.
-pub const SOURCE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of source")];
-/// Keys that every operator has.
-pub const OPERATOR_KEYS: &[Key] = &[
-    required("type", Kind::Text, "which kind of operator"),
-    required(
-        "from",
-        Kind::List(&Kind::Text),
-        "where rows come from: a node, or a node's port such as \"x.late\"",
-    ),
-];
-/// Keys that every sink has.
-pub const SINK_KEYS: &[Key] = &[
-    required("type", Kind::Text, "which kind of sink"),
-    required(
-        "from",
-        Kind::List(&Kind::Text),
-        "where rows come from: a node, or a node's port such as \"x.late\"",
-    ),
-];
-
-/// Keys that every table has.
-pub const TABLE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of table")];
 
 /// Checkpoints are this far apart unless the file says otherwise.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -167,6 +129,12 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
         }
     }
     builder.warn_unread(&parsed.nodes);
+    if builder.loaded.plan.sources.is_empty() && builder.diagnostics.is_empty() {
+        let message = "the topology has no source, so nothing would ever happen";
+        builder
+            .diagnostics
+            .push(Diagnostic::error("TG-C015", message).help("`tidegate list` shows every source"));
+    }
     stop_on_errors(&mut builder.diagnostics)?;
     builder.loaded.warnings = builder.diagnostics;
     Ok(builder.loaded)

@@ -12,4 +12,5 @@ pub mod plan;
 mod references;
 mod replay;
 pub mod report;
+pub mod sections;
 pub mod value;

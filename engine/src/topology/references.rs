@@ -49,6 +49,10 @@ pub(super) fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usiz
     let mut waits_for: Vec<BTreeSet<usize>> = Vec::new();
     for node in nodes {
         let mut wanted = BTreeSet::new();
+        if node.table.get("from").is_some() && node.table.texts("from").is_empty() {
+            let message = format!("`from` of `{}` is empty", node.name);
+            out.push(Diagnostic::error("TG-C006", message).at(node.table.span_of("from")));
+        }
         for text in node.table.texts("from") {
             let (name, port) = split_port(&text.value);
             let of_trigger = triggers.get(name).filter(|_| !port.is_empty());

@@ -167,20 +167,42 @@ impl Visitor for Search<'_> {
     }
 }
 
-/// The place of a whole word in the text, else the whole text.
+/// The place of a whole word in the text, else the whole text. A word inside
+/// quoted text or a comment is not meant.
 pub(super) fn word(text: &Text, word: &str) -> Span {
+    let code = without_literals(&text.value);
     let inside = |c: char| c.is_alphanumeric() || c == '_';
     let last = word.rsplit('.').next().unwrap_or(word);
     for wanted in [word, last] {
-        for (at, found) in text.value.match_indices(wanted) {
-            let before = text.value.get(..at).and_then(|before| before.chars().next_back());
-            let after = text.value.get(at + found.len()..).and_then(|after| after.chars().next());
+        for (at, found) in code.match_indices(wanted) {
+            let before = code.get(..at).and_then(|before| before.chars().next_back());
+            let after = code.get(at + found.len()..).and_then(|after| after.chars().next());
             if !wanted.is_empty() && !before.is_some_and(inside) && !after.is_some_and(inside) {
                 return text.span_of(at..at + found.len());
             }
         }
     }
     text.span_of(0..text.value.len())
+}
+
+/// The text with blanks in place of quoted text and comments, byte by byte.
+fn without_literals(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let end = [("'", "'"), ("/*", "*/"), ("--", "\n")].iter().find_map(|(open, close)| {
+            let inside = rest.strip_prefix(open)?;
+            Some(inside.find(close).map_or(rest.len(), |at| open.len() + at + close.len()))
+        });
+        let length = end.unwrap_or(first.len_utf8());
+        let (piece, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        match end {
+            Some(_) => code.extend(std::iter::repeat_n(' ', piece.len())),
+            None => code.push_str(piece),
+        }
+        rest = after;
+    }
+    code
 }
 
 fn end_of_word(text: &str, start: usize) -> usize {

@@ -1,0 +1,42 @@
+//! The keys that every node of a section has, whatever its type.
+
+use super::key::{Key, Kind, optional, required};
+
+/// Keys of `[topology]`.
+pub const TOPOLOGY_KEYS: &[Key] = &[
+    optional("name", Kind::Text, "the topology's name; the file's name if left out"),
+    optional("checkpoint_interval", Kind::Duration, "time between two checkpoints, \"5s\" if left out"),
+    optional(
+        "keep_runs",
+        Kind::Duration,
+        "how long runs of flows are kept after their end, \"30d\" if left out",
+    ),
+    optional(
+        "keep_runs_max",
+        Kind::Int(1, i64::MAX),
+        "most ended runs that are kept, the newest ones; 1000000 if left out",
+    ),
+];
+/// Keys that every source has.
+pub const SOURCE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of source")];
+/// Keys that every operator has.
+pub const OPERATOR_KEYS: &[Key] = &[
+    required("type", Kind::Text, "which kind of operator"),
+    required(
+        "from",
+        Kind::List(&Kind::Text),
+        "where rows come from: a node, or a node's port such as \"x.late\"",
+    ),
+];
+/// Keys that every sink has.
+pub const SINK_KEYS: &[Key] = &[
+    required("type", Kind::Text, "which kind of sink"),
+    required(
+        "from",
+        Kind::List(&Kind::Text),
+        "where rows come from: a node, or a node's port such as \"x.late\"",
+    ),
+];
+
+/// Keys that every table has.
+pub const TABLE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of table")];
