@@ -7,7 +7,6 @@ use tidegate_engine::flow::journal::JournalReader;
 use tidegate_engine::flow::key::run_id_text;
 use tidegate_engine::time::Time;
 
-use super::print::say;
 use super::print::{plain, say};
 use crate::daemon::journal_path;
 use crate::exit::{Failure, IO};

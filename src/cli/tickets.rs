@@ -3,7 +3,6 @@
 use clap::Args;
 use tidegate_engine::flow::key::run_id_text;
 
-use super::print::say;
 use super::print::{plain, say};
 use super::runs::{Where, short};
 use crate::exit::{Failure, IO};
