@@ -13,6 +13,7 @@
 mod kit;
 
 use kit::{TestRow, batch, build, manners, run};
+use proptest::prelude::*;
 
 /// Key, firing time (seconds) and ordinal of each firing; one line per firing.
 fn firings(text: &str, rows: &[TestRow], delay_s: f64) -> Vec<String> {
@@ -225,4 +226,43 @@ fn state_of_another_shape_is_refused() {
     assert!(window.operator.restore(vec![batch(&[("a", 0.0, None)])]).is_err());
     let mut filter = build("[operator.f]\ntype = \"filter\"\nfrom = \"rows\"\nwhere = \"value > 8\"\n");
     assert!(filter.operator.restore(vec![batch(&[("a", 0.0, None)])]).is_err());
+}
+
+/// Words of a trigger that remember something.
+const MEMORIES: &[&str] = &[
+    "when = \"value > 5\"\nhold = \"4s\"\ncooldown = \"9s\"",
+    "when = \"value > 5\"\nhits = \"2 of 3\"\nclear_when = \"value < 2\"",
+    "when = \"value > 5\"\ncount = 2\nwithin = \"6s\"\nhold = \"2s\"\ncooldown = \"5s\"",
+    "when = \"value > 5\"\ncooldown = \"7s\"\nforget = \"8s\"",
+    "absent_for = \"5s\"\ncooldown = \"8s\"\nforget = \"6s\"",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Rows come late, and one key's clock is behind: batches, snapshots and
+    /// restores change neither firings nor what is late.
+    #[test]
+    fn late_rows_are_decided_the_same_however_rows_are_cut(
+        steps in prop::collection::vec((0..3_u8, -3..4_i32, prop::option::of(0..10_u8)), 1..60),
+        memory in 0..MEMORIES.len(),
+        delay in 0..3_u8,
+    ) {
+        let text = format!("[trigger.t]\nfrom = \"rows\"\nkey = [\"key\"]\n{}\n", MEMORIES[memory]);
+        let mut now = 100;
+        let rows: Vec<TestRow> = steps
+            .iter()
+            .map(|(key, step, value)| {
+                now += step;
+                let behind = if *key == 2 { 6 } else { 0 };
+                (["a", "b", "c"][usize::from(*key)], f64::from(now - behind), value.map(f64::from))
+            })
+            .collect();
+        let rows = batch(&rows);
+        let mut all = manners(f64::from(delay)).into_iter().map(|manner| (manner, run(&text, &rows, manner)));
+        let (_, first) = all.next().expect("a manner");
+        for (manner, other) in all {
+            prop_assert_eq!(&other, &first, "{:?}", manner);
+        }
+    }
 }
