@@ -135,7 +135,11 @@ fn nothing_is_unbounded_global_or_unfinished() {
 fn every_code_is_explained_and_every_explained_code_is_used() {
     let files = all();
     let explained = files.iter().find(|(name, _)| name == "src/cli/codes.rs").map(|(_, text)| text.clone());
-    let explained = codes(&explained.expect("src/cli/codes.rs"));
+    let explained = explained.expect("src/cli/codes.rs");
+    for code in codes(&explained) {
+        assert_eq!(explained.matches(&code).count(), 1, "{code} is explained more than once");
+    }
+    let explained = codes(&explained);
     let used: std::collections::BTreeSet<String> = files
         .iter()
         .filter(|(name, _)| name != "src/cli/codes.rs" && name != "src/cli/explain.rs")

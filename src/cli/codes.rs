@@ -144,12 +144,6 @@ pub(super) const CODES: &[Code] = &[
     ),
     code(
         "TG-C034",
-        "a table whose file cannot be read",
-        "a row with a cell too many",
-        "rows that fit the header",
-    ),
-    code(
-        "TG-C034",
         "an address, path or header that HTTP does not have",
         "listen = \"8080\"",
         "listen = \"127.0.0.1:8080\"",
@@ -329,12 +323,5 @@ pub(super) const CODES: &[Code] = &[
         "a message without exactly one of `json` and `payload`",
         "json and payload",
         "payload = \"on\"",
-    ),
-    code("TG-C009", "a file that does not exist", "path = \"no-such-file.jsonl\"", "path = \"rows.jsonl\""),
-    code(
-        "TG-C034",
-        "an HTTP address, path or header that cannot be",
-        "listen = \"webhook\"",
-        "listen = \"127.0.0.1:8080\"",
     ),
 ];
