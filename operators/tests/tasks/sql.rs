@@ -153,7 +153,7 @@ fn a_query_runs() -> bool {
 async fn a_query_ends_when_its_time_is_over() {
     let endless = [
         "SELECT count(*) AS n FROM generate_series(1, 9000000000000)",
-        "SELECT count(*) AS n FROM generate_series(1, 9000000) AS a, generate_series(1, 1000) AS b WHERE a.value < b.value * $v",
+        "SELECT max(a.value) AS n FROM generate_series(1, 9000000000000) AS a WHERE a.value % 7 < $v",
     ];
     for query in endless {
         let folder = tempfile::tempdir().expect("a folder");

@@ -56,7 +56,8 @@ pub(super) fn plan(query: String, tables: Vec<Table>) -> Result<Planned> {
 }
 
 /// Gathers the tables and runs the query, on a thread of its own. The query
-/// ends when the answer is no longer waited for.
+/// ends when the answer is no longer waited for: at its next batch, which a join
+/// without an equality may take long to fill.
 pub(super) async fn run(
     query: String,
     gather: impl FnOnce() -> std::result::Result<Vec<Table>, TaskError> + Send + 'static,
