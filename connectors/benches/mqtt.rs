@@ -38,8 +38,8 @@ const WINDOW: u16 = 10_000;
 /// Messages that one client of the outside sends.
 const PUBLISHED_AT_ONCE: usize = 5_000;
 
-/// A broker that keeps everything that waits, in memory.
-const SETTINGS: &str = "allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n";
+/// A broker that keeps everything that waits, in memory, and logs no message.
+const SETTINGS: &str = "allow_anonymous true\nlog_type warning\nlog_type error\nmax_queued_messages 0\nmax_inflight_messages 0\n";
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -158,7 +158,8 @@ impl Bench {
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
         options.set_network_options(network);
-        AsyncClient::new(options, 70_000)
+        // The client sends one acknowledgement for ten messages that it reads.
+        AsyncClient::new(options, MESSAGES)
     }
 }
 

@@ -1,14 +1,16 @@
 //! One connection to a broker, whatever the version of the protocol: events
 //! come in, requests go out. A link lives for one connection: after an error
-//! it is thrown away with everything the client library remembers, so that no
-//! packet id of an old connection ever meets a new one.
+//! it is thrown away with everything it remembers, so that no packet id of an
+//! old connection ever meets a new one.
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// The incoming half. Not cancel-safe: a `poll` that was given up ends the link.
+/// The incoming half.
 #[async_trait]
 pub(super) trait Link: Send {
     /// Adds what happens next, at least one event and all that came with it;
@@ -17,6 +19,10 @@ pub(super) trait Link: Send {
     /// # Errors
     /// The connection has ended.
     async fn poll(&mut self, events: &mut VecDeque<Event>) -> Result<(), Broken>;
+
+    /// Keeps the connection without reading from it: sends what was asked for,
+    /// and signs of life. Cancel-safe. Answers how the connection ended.
+    async fn hold(&mut self) -> Broken;
 }
 
 /// The outgoing half. Requests are queued and never wait; they are sent in order.
@@ -69,8 +75,6 @@ pub(super) struct Refusal {
     pub(super) reason: String,
     /// Whether the same message may be taken later (quota, no reason given).
     pub(super) may_pass: bool,
-    /// Whether the client library now counts one message too many in flight.
-    pub(super) leaks: bool,
 }
 
 /// What the broker said when it accepted the connection.
@@ -84,6 +88,8 @@ pub(super) struct Welcome {
     pub(super) packet_bytes_max: usize,
     /// Highest QoS it takes.
     pub(super) qos_max: u8,
+    /// How long it lets a connection be silent, if it says so.
+    pub(super) keep_alive: Option<Duration>,
 }
 
 /// A message that came.
@@ -127,6 +133,13 @@ pub(super) enum Broken {
     TakenOver,
     /// A packet larger than `packet_max` came.
     TooLarge(String),
+}
+
+impl Broken {
+    /// The broker refuses the connection.
+    pub(super) fn refused(code: &dyn Debug) -> Broken {
+        Broken::Lost(format!("the broker refuses the connection: {code:?}"))
+    }
 }
 
 impl std::fmt::Display for Broken {

@@ -24,8 +24,10 @@ use topic::Pattern;
 mod acks;
 mod columns;
 mod heard;
+mod in_flight;
 mod link;
 mod memory;
+mod packet;
 mod publish;
 mod sender;
 mod session;
@@ -36,6 +38,7 @@ mod tls;
 mod topic;
 mod v4;
 mod v5;
+mod wire;
 
 /// `[source.x] type = "mqtt"`
 pub(crate) const SOURCE: Row<BuildSource> = Row {
@@ -129,9 +132,6 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
     let qos = table.int_as("qos").unwrap_or(1);
     settings.session_expiry = persistent.then(|| table.duration("session_expiry").unwrap_or(SESSION_EXPIRY));
     settings.receive_maximum = table.int_as("receive_maximum").unwrap_or(RECEIVE_MAXIMUM);
-    // It sends nothing but acknowledgements.
-    settings.in_flight_max = 16;
-    settings.resumes_qos2 = persistent && qos == 2;
     let patterns = patterns(config, &mut problems);
     let columns = own_columns(config, &patterns, &mut problems);
     let buffer = table.size("buffer").unwrap_or(BUFFER_BYTES);

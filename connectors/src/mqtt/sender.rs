@@ -4,7 +4,6 @@
 //! without the broker's word (QoS 0: without having been sent).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +35,6 @@ struct State {
     deliveries: Arc<Deliveries>,
     /// Rows in the order of their requests, not yet sent.
     queued: Mutex<VecDeque<usize>>,
-    /// Refusals after which the client library counts one too many in flight.
-    leaked: AtomicUsize,
 }
 
 impl Drop for Sender {
@@ -58,7 +55,7 @@ impl Sender {
         deliveries: Arc<Deliveries>,
     ) -> Result<Sender, ConnectorError> {
         let (requests, link) = settings.link()?;
-        let state = Arc::new(State { deliveries, queued: Mutex::default(), leaked: AtomicUsize::new(0) });
+        let state = Arc::new(State { deliveries, queued: Mutex::default() });
         let (ready, is_ready) = oneshot::channel();
         let task = tokio::spawn(poll(link, Arc::clone(&state), settings.watchdog(), ready));
         let answer = tokio::time::timeout(settings.handshake_max(), is_ready).await;
@@ -88,12 +85,7 @@ impl Sender {
             if let Some(reason) = self.state.deliveries.lost() {
                 return Err(ConnectorError::Lost(reason));
             }
-            let leaked = self.state.leaked.load(Ordering::Acquire);
-            if leaked * 2 >= self.in_flight_max && leaked > 0 {
-                let reason = format!("mqtt: {leaked} refused messages block the client; it connects anew");
-                return Err(ConnectorError::Lost(reason));
-            }
-            if self.state.deliveries.open() + leaked < self.in_flight_max {
+            if self.state.deliveries.open() < self.in_flight_max {
                 return Ok(());
             }
             self.state.deliveries.progress().await;
@@ -189,10 +181,7 @@ fn answer(ready: &mut Option<oneshot::Sender<Result<Welcome, Broken>>>, said: Re
 }
 
 fn acknowledged(state: &State, row: usize, refused: Option<Refusal>) {
-    let Some(Refusal { reason, may_pass, leaks }) = refused else { return state.deliveries.done(row, None) };
-    if leaks {
-        state.leaked.fetch_add(1, Ordering::AcqRel);
-    }
+    let Some(Refusal { reason, may_pass }) = refused else { return state.deliveries.done(row, None) };
     if may_pass {
         state.deliveries.lose(format!("mqtt: {reason}"));
         state.deliveries.done(row, None);

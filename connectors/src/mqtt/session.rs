@@ -155,7 +155,12 @@ impl Session {
             Err(_) => {
                 // Messages wait for a reader: there is one only after `open`.
                 self.say_ready();
-                match Arc::clone(&self.room).acquire_many_owned(cost).await {
+                // Nothing more is read, but acknowledgements and signs of life go out.
+                let acquired = tokio::select! {
+                    acquired = Arc::clone(&self.room).acquire_many_owned(cost) => acquired,
+                    broken = self.link.hold() => return Some(broken),
+                };
+                match acquired {
                     Ok(room) => room,
                     Err(_) => return Some(Broken::Lost("the buffer was closed".into())),
                 }

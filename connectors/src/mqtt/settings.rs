@@ -15,11 +15,9 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::{Table, Text};
 
 use super::link::{Link, Requests};
-use super::{tls, v4, v5};
-
-/// Requests that can wait for a connection: more than there are packet ids, so
-/// that an acknowledgement always finds room.
-pub(super) const REQUESTS_MAX: usize = 70_000;
+use super::v4::V4;
+use super::v5::V5;
+use super::{tls, wire};
 
 /// Keys of every MQTT node.
 pub(super) const CONNECTION_KEYS: &[Key] = &[
@@ -48,7 +46,7 @@ const TLS_KEYS: &[Key] = &[
     optional("key", Kind::Text, "PEM file with the key of our own certificate"),
 ];
 
-/// The library refuses shorter ones with a panic.
+/// Shorter ones end connections that are only slow.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
 /// What the protocol can say: 65,535 s.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(65_535);
@@ -73,8 +71,6 @@ pub(super) struct Settings {
     pub(super) in_flight_max: u16,
     /// How long the broker keeps our session; `None` for a clean one.
     pub(super) session_expiry: Option<Duration>,
-    /// The session may release QoS 2 messages of an earlier connection.
-    pub(super) resumes_qos2: bool,
 }
 
 /// The outgoing and the incoming half of a connection.
@@ -100,9 +96,14 @@ pub(super) struct Resolved {
     pub(super) connect_timeout: Duration,
     pub(super) packet_bytes_max: u32,
     pub(super) receive_maximum: u16,
-    pub(super) in_flight_max: u16,
     pub(super) session_expiry: Option<Duration>,
-    pub(super) resumes_qos2: bool,
+}
+
+impl Resolved {
+    /// `keep_alive` as the protocol says it.
+    pub(super) fn keep_alive_s(&self) -> u16 {
+        u16::try_from(self.keep_alive.as_secs()).unwrap_or(u16::MAX)
+    }
 }
 
 impl Settings {
@@ -139,7 +140,6 @@ impl Settings {
             receive_maximum: 16,
             in_flight_max: 1_000,
             session_expiry: None,
-            resumes_qos2: false,
         }
     }
 
@@ -156,9 +156,7 @@ impl Settings {
             connect_timeout: self.connect_timeout,
             packet_bytes_max: self.packet_bytes_max,
             receive_maximum: self.receive_maximum,
-            in_flight_max: self.in_flight_max,
             session_expiry: self.session_expiry,
-            resumes_qos2: self.resumes_qos2,
         })
     }
 
@@ -168,13 +166,11 @@ impl Settings {
     /// `Fatal`, naming a secret or certificate that cannot be read.
     pub(super) fn link(&self) -> Result<Halves, ConnectorError> {
         let resolved = self.resolve()?;
-        if self.is_v5 {
-            let (requests, link) = v5::connect(&resolved);
-            Ok((Arc::new(requests), Box::new(link)))
+        Ok(if self.is_v5 {
+            wire::connect(V5::new(&resolved), &resolved)
         } else {
-            let (requests, link) = v4::connect(&resolved);
-            Ok((Arc::new(requests), Box::new(link)))
-        }
+            wire::connect(V4::new(&resolved), &resolved)
+        })
     }
 
     /// `host:port`, for messages.

@@ -1,67 +1,48 @@
-//! MQTT 5 by rumqttc. What that crate does at a reconnect (0.25.1 forgets
-//! requests, keeps collisions) does not matter: a link is never reconnected.
+//! How MQTT 5 spells packets, by rumqttc.
 
-use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::time::Duration;
 
-use async_trait::async_trait;
+use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, DisconnectReasonCode, Filter, Packet, PubAckReason, PubRecReason, Publish, PublishProperties,
-    RetainForwardRule, SubscribeReasonCode,
+    ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter, Login,
+    Packet as Raw, PingReq, PubAck, PubAckReason, PubComp, PubRec, PubRecReason, PubRel, Publish,
+    PublishProperties, RetainForwardRule, Subscribe, SubscribeReasonCode, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event as Raw, EventLoop, MqttOptions, StateError};
-use rumqttc::{Outgoing as Went, TlsConfiguration, Transport};
 
-use super::link::{Broken, Event, Incoming, Link, Outgoing, QueueFull, Refusal, Requests, Welcome};
-use super::settings::{REQUESTS_MAX, Resolved};
+use super::link::{Broken, Incoming, Outgoing, Refusal, Welcome};
+use super::packet::{Answer, Packet, Spelling};
+use super::settings::Resolved;
 
-/// A connection that is made by the first `poll`.
-pub(super) fn connect(settings: &Resolved) -> (V5Requests, V5Link) {
-    let mut options = MqttOptions::new(settings.client_id.clone(), settings.host.clone(), settings.port);
-    options.set_keep_alive(settings.keep_alive);
-    options.set_connection_timeout(settings.connect_timeout.as_secs().max(1));
-    options.set_clean_start(settings.session_expiry.is_none());
-    options.set_session_expiry_interval(
-        settings.session_expiry.map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
-    );
-    options.set_outgoing_inflight_upper_limit(settings.in_flight_max);
-    options.set_receive_maximum(Some(settings.receive_maximum));
-    options.set_max_packet_size(Some(settings.packet_bytes_max));
-    options.set_manual_acks(true);
-    if let Some((user, password)) = &settings.login {
-        options.set_credentials(user.clone(), password.expose());
-    }
-    if let Some(tls) = &settings.tls {
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
-    }
-    let mut network = options.network_options();
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
-    let (client, mut events) = AsyncClient::new(options, REQUESTS_MAX);
-    if settings.resumes_qos2 {
-        expect_releases(&mut events);
-    }
-    (V5Requests(client), V5Link(events))
+/// MQTT 5.
+pub(super) struct V5 {
+    connect: Connect,
+    login: Option<Login>,
+    packet_bytes_max: u32,
 }
 
-/// A session that goes on may release (PUBREL) messages that an earlier
-/// connection received. The crate would call that an error at every connect,
-/// for ever; after this every packet id counts as received.
-fn expect_releases(events: &mut EventLoop) {
-    for pkid in 1..=u16::MAX {
-        let publish = Publish { qos: QoS::ExactlyOnce, pkid, ..Publish::default() };
-        if events.state.handle_incoming_packet(Packet::Publish(publish)).is_err() {
-            tracing::debug!(pkid, "a release of this packet will not be expected");
-        }
-        events.state.events.clear();
+impl V5 {
+    /// For a connection with these settings.
+    pub(super) fn new(settings: &Resolved) -> V5 {
+        let expiry = settings.session_expiry;
+        let properties = ConnectProperties {
+            session_expiry_interval: expiry.map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
+            receive_maximum: Some(settings.receive_maximum),
+            max_packet_size: Some(settings.packet_bytes_max),
+            ..ConnectProperties::new()
+        };
+        let connect = Connect {
+            keep_alive: settings.keep_alive_s(),
+            client_id: settings.client_id.clone(),
+            clean_start: expiry.is_none(),
+            properties: Some(properties),
+        };
+        let login =
+            settings.login.as_ref().map(|(user, password)| Login::new(user.clone(), password.expose()));
+        V5 { connect, login, packet_bytes_max: settings.packet_bytes_max }
     }
 }
-
-/// The outgoing half.
-pub(super) struct V5Requests(AsyncClient);
-
-/// The incoming half.
-pub(super) struct V5Link(EventLoop);
 
 fn qos_of(qos: u8) -> QoS {
     match qos {
@@ -71,120 +52,128 @@ fn qos_of(qos: u8) -> QoS {
     }
 }
 
-impl Requests for V5Requests {
-    fn subscribe(&self, filters: &[String], qos: u8) -> Result<(), QueueFull> {
-        let filters = filters.iter().map(|path| {
-            let mut filter = Filter::new(path.clone(), qos_of(qos));
-            // Kept messages come for a new subscription, not again at every reconnect.
-            filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
-            filter
-        });
-        self.0.try_subscribe_many(filters).map_err(|_| QueueFull)
-    }
-
-    fn unsubscribe(&self, filter: &str) -> Result<(), QueueFull> {
-        self.0.try_unsubscribe(filter).map_err(|_| QueueFull)
-    }
-
-    fn publish(&self, message: Outgoing) -> Result<(), QueueFull> {
-        let Outgoing { topic, payload, qos, retain, properties } = message;
-        let properties = PublishProperties { user_properties: properties, ..PublishProperties::default() };
-        let queued = self.0.try_publish_with_properties(topic, qos_of(qos), retain, payload, properties);
-        queued.map_err(|_| QueueFull)
-    }
-
-    fn acknowledge(&self, packet: u16, qos: u8) -> Result<(), QueueFull> {
-        let publish = Publish { qos: qos_of(qos), pkid: packet, ..Publish::default() };
-        self.0.try_ack(&publish).map_err(|_| QueueFull)
-    }
-
-    fn disconnect(&self) -> Result<(), QueueFull> {
-        self.0.try_disconnect().map_err(|_| QueueFull)
-    }
-}
-
-#[async_trait]
-impl Link for V5Link {
-    async fn poll(&mut self, events: &mut VecDeque<Event>) -> Result<(), Broken> {
-        while events.is_empty() {
-            events.extend(event(self.0.poll().await.map_err(broken)?));
-            // One read brings many packets: they need no turn of the loop each.
-            while let Some(raw) = self.0.state.events.pop_front() {
-                events.extend(event(raw));
+impl Spelling for V5 {
+    fn write(&self, packet: Packet, output: &mut BytesMut) -> Result<(), Broken> {
+        let raw = match packet {
+            Packet::Connect => Raw::Connect(self.connect.clone(), None, self.login.clone()),
+            Packet::Subscribe(id, filters, qos) => {
+                let filters = filters.into_iter().map(|path| filter(path, qos));
+                Raw::Subscribe(Subscribe { pkid: id, ..Subscribe::new_many(filters, None) })
             }
+            Packet::Unsubscribe(id, filter) => {
+                Raw::Unsubscribe(Unsubscribe { pkid: id, ..Unsubscribe::new(filter, None) })
+            }
+            Packet::Publish(id, message) => Raw::Publish(publish(id, message)),
+            Packet::PubAck(id) => Raw::PubAck(PubAck::new(id, None)),
+            Packet::PubRec(id) => Raw::PubRec(PubRec::new(id, None)),
+            Packet::PubRel(id) => Raw::PubRel(PubRel::new(id, None)),
+            Packet::PubComp(id) => Raw::PubComp(PubComp::new(id, None)),
+            Packet::Ping => Raw::PingReq(PingReq),
+            Packet::Disconnect => Raw::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection)),
+        };
+        raw.write(output, None).map(drop).map_err(broken)
+    }
+
+    fn read(&self, input: &mut BytesMut) -> Result<Option<Answer>, Broken> {
+        match Raw::read(input, Some(self.packet_bytes_max)) {
+            Ok(raw) => answer(raw).map(Some),
+            Err(Error::InsufficientBytes(missing)) => {
+                input.reserve(missing);
+                Ok(None)
+            }
+            Err(error) => Err(broken(error)),
         }
-        Ok(())
     }
 }
 
-fn event(raw: Raw) -> Option<Event> {
-    match raw {
-        Raw::Incoming(packet) => Some(incoming(packet)),
-        Raw::Outgoing(went) => outgoing(&went),
-    }
+fn filter(path: String, qos: u8) -> Filter {
+    let mut filter = Filter::new(path, qos_of(qos));
+    // Kept messages come for a new subscription, not again at every reconnect.
+    filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
+    filter
 }
 
-#[allow(clippy::wildcard_enum_match_arm, reason = "packets of a foreign list; only these concern us")]
-fn incoming(packet: Packet) -> Event {
-    match packet {
-        Packet::ConnAck(accepted) => Event::Connected(welcome(&accepted)),
-        Packet::Publish(publish) => Event::Message(Incoming {
+fn publish(id: u16, message: Outgoing) -> Publish {
+    let Outgoing { topic, payload, qos, retain, properties } = message;
+    let has_some = !properties.is_empty();
+    let properties = PublishProperties { user_properties: properties, ..PublishProperties::default() };
+    Publish { pkid: id, retain, ..Publish::new(topic, qos_of(qos), payload, has_some.then_some(properties)) }
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "a foreign list of reasons to refuse; one is none")]
+fn answer(raw: Raw) -> Result<Answer, Broken> {
+    Ok(match raw {
+        Raw::ConnAck(accepted) if accepted.code == ConnectReturnCode::Success => {
+            Answer::Connected(welcome(&accepted))
+        }
+        Raw::ConnAck(refused) => Answer::Broken(Broken::refused(&refused.code)),
+        Raw::Publish(publish) => Answer::Message(Incoming {
             topic: publish.topic,
             payload: publish.payload,
             qos: publish.qos as u8,
             packet: publish.pkid,
             retain: publish.retain,
         }),
-        Packet::SubAck(answer) => {
+        Raw::SubAck(answer) => {
             let granted = |code| match code {
                 SubscribeReasonCode::Success(qos) => Ok(qos as u8),
                 other => Err(format!("{other:?}")),
             };
-            Event::Subscribed(answer.return_codes.into_iter().map(granted).collect())
+            Answer::Subscribed(answer.pkid, answer.return_codes.into_iter().map(granted).collect())
         }
-        Packet::PubAck(answer) => {
-            Event::Acknowledged { packet: answer.pkid, refused: by_puback(answer.reason) }
-        }
-        Packet::PubRec(answer) => match by_pubrec(answer.reason) {
-            None => Event::Heard,
-            refused => Event::Acknowledged { packet: answer.pkid, refused },
-        },
+        Raw::UnsubAck(answer) => Answer::Unsubscribed(answer.pkid),
+        Raw::PubAck(answer) => Answer::PubAck(answer.pkid, by_puback(answer.reason)),
+        Raw::PubRec(answer) => Answer::PubRec(answer.pkid, by_pubrec(answer.reason)),
+        Raw::PubRel(answer) => Answer::PubRel(answer.pkid),
         // Any reason in a PUBCOMP means that the broker completed the message before.
-        Packet::PubComp(answer) => Event::Acknowledged { packet: answer.pkid, refused: None },
-        _ => Event::Heard,
-    }
+        Raw::PubComp(answer) => Answer::PubComp(answer.pkid),
+        Raw::PingResp(_) => Answer::Pong,
+        Raw::Disconnect(goodbye) if goodbye.reason_code == DisconnectReasonCode::SessionTakenOver => {
+            Answer::Broken(Broken::TakenOver)
+        }
+        Raw::Disconnect(goodbye) => {
+            let reason = format!("the broker ends the connection: {:?}", goodbye.reason_code);
+            Answer::Broken(Broken::Lost(reason))
+        }
+        Raw::Auth(_) | Raw::Connect(..) | Raw::Subscribe(_) | Raw::Unsubscribe(_) | Raw::PingReq(_) => {
+            return Err(Broken::Lost(format!("the broker sends what we have not asked for: {raw:?}")));
+        }
+    })
+}
+
+fn refusal(reason: &dyn Debug, may_pass: bool) -> Option<Refusal> {
+    Some(Refusal { reason: format!("the broker refuses the message: {reason:?}"), may_pass })
 }
 
 fn by_puback(reason: PubAckReason) -> Option<Refusal> {
-    let may_pass = match reason {
-        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => return None,
+    match reason {
+        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
         PubAckReason::UnspecifiedError
         | PubAckReason::ImplementationSpecificError
         | PubAckReason::PacketIdentifierInUse
-        | PubAckReason::QuotaExceeded => true,
+        | PubAckReason::QuotaExceeded => refusal(&reason, true),
         PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
-            false
+            refusal(&reason, false)
         }
-    };
-    Some(Refusal { reason: format!("the broker refuses the message: {reason:?}"), may_pass, leaks: false })
+    }
 }
 
 fn by_pubrec(reason: PubRecReason) -> Option<Refusal> {
-    let may_pass = match reason {
-        PubRecReason::Success | PubRecReason::NoMatchingSubscribers => return None,
+    match reason {
+        PubRecReason::Success | PubRecReason::NoMatchingSubscribers => None,
         PubRecReason::UnspecifiedError
         | PubRecReason::ImplementationSpecificError
         | PubRecReason::PacketIdentifierInUse
-        | PubRecReason::QuotaExceeded => true,
+        | PubRecReason::QuotaExceeded => refusal(&reason, true),
         PubRecReason::NotAuthorized | PubRecReason::TopicNameInvalid | PubRecReason::PayloadFormatInvalid => {
-            false
+            refusal(&reason, false)
         }
-    };
-    Some(Refusal { reason: format!("the broker refuses the message: {reason:?}"), may_pass, leaks: true })
+    }
 }
 
 fn welcome(accepted: &ConnAck) -> Welcome {
     let properties = accepted.properties.as_ref();
+    let keep_alive = properties.and_then(|all| all.server_keep_alive);
     Welcome {
         session_present: accepted.session_present,
         receive_maximum: properties.and_then(|all| all.receive_max).unwrap_or(u16::MAX),
@@ -193,33 +182,17 @@ fn welcome(accepted: &ConnAck) -> Welcome {
             .and_then(|bytes| usize::try_from(bytes).ok())
             .unwrap_or(usize::MAX),
         qos_max: properties.and_then(|all| all.max_qos).unwrap_or(2),
-    }
-}
-
-#[allow(clippy::wildcard_enum_match_arm, reason = "a foreign list; only these concern us")]
-fn outgoing(went: &Went) -> Option<Event> {
-    match went {
-        Went::Publish(packet) => Some(Event::Sent(*packet)),
-        Went::Disconnect => Some(Event::Closed),
-        _ => None,
+        // None at all: the broker wants no pings.
+        keep_alive: keep_alive.filter(|s| *s > 0).map(|s| Duration::from_secs(s.into())),
     }
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign list of errors; the rest is a lost connection")]
-fn broken(error: ConnectionError) -> Broken {
+fn broken(error: Error) -> Broken {
     match error {
-        ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code: DisconnectReasonCode::SessionTakenOver,
-            ..
-        }) => Broken::TakenOver,
-        ConnectionError::MqttState(StateError::ConnectionAborted) => Broken::ClosedByPeer,
-        ConnectionError::MqttState(StateError::Deserialization(Error::PayloadSizeLimitExceeded {
-            pkt_size,
-            ..
-        })) => Broken::TooLarge(format!("it has {pkt_size} bytes")),
-        ConnectionError::ConnectionRefused(code) => {
-            Broken::Lost(format!("the broker refuses the connection: {code:?}"))
+        Error::PayloadSizeLimitExceeded { pkt_size, .. } => {
+            Broken::TooLarge(format!("it has {pkt_size} bytes"))
         }
-        other => Broken::Lost(other.to_string()),
+        other => Broken::Lost(format!("the broker sends no MQTT 5: {other}")),
     }
 }
