@@ -288,7 +288,14 @@ fn build_source(_: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Co
     let rows = ends(context).rows.lock().unwrap_or_else(PoisonError::into_inner).take();
     let source = Box::new(ChannelSource(rows.ok_or_else(ConfigError::default)?));
     let watermark = WatermarkPolicy::default();
-    Ok(SourcePart { source, stream: stream(), watermark, replayable: false, commit_quickly: false })
+    Ok(SourcePart {
+        source,
+        stream: stream(),
+        watermark,
+        replayable: false,
+        commit_quickly: false,
+        logged: false,
+    })
 }
 
 #[async_trait]
@@ -299,7 +306,13 @@ impl Source for ChannelSource {
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
         let Some(batch) = self.0.recv().await else { return Ok(Polled::End) };
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&0) }))
+        Ok(Polled::Rows(Rows {
+            partition: 0,
+            batch,
+            rejects: None,
+            position: Position::of(&0),
+            received: None,
+        }))
     }
 }
 

@@ -110,6 +110,7 @@ fn due(_: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError
         watermark: WatermarkPolicy { max_future: None, ..WatermarkPolicy::default() },
         replayable: true,
         commit_quickly: false,
+        logged: false,
     })
 }
 
@@ -137,7 +138,13 @@ impl Source for Due {
         ];
         self.row += 1;
         let batch = RecordBatch::try_new(Arc::clone(&self.stream.columns), columns).expect("its schema");
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&self.row) }))
+        Ok(Polled::Rows(Rows {
+            partition: 0,
+            batch,
+            rejects: None,
+            position: Position::of(&self.row),
+            received: None,
+        }))
     }
 }
 

@@ -85,7 +85,14 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     };
     let watermark = WatermarkPolicy::default();
     // A time that was given and lost again would count as missed: remember it soon.
-    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: true, commit_quickly: true })
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: true,
+        commit_quickly: true,
+        logged: false,
+    })
 }
 
 /// The times of a schedule.
@@ -201,7 +208,13 @@ impl Source for Schedule {
         };
         let batch = RecordBatch::try_new(Arc::clone(&self.stream.columns), vec![column(now), column(times)]);
         let batch = batch.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&last) }))
+        Ok(Polled::Rows(Rows {
+            partition: 0,
+            batch,
+            rejects: None,
+            position: Position::of(&last),
+            received: None,
+        }))
     }
 }
 

@@ -24,5 +24,7 @@ pub mod storage;
 pub mod table;
 pub mod task;
 pub mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod topology;

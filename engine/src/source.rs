@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::error::ConnectorError;
 use crate::schema::StreamSchema;
+use crate::time::Time;
 
 /// Reads rows from outside.
 #[async_trait]
@@ -98,6 +99,8 @@ pub struct Rows {
     pub rejects: Option<RecordBatch>,
     /// Where to go on after these rows (and everything returned before).
     pub position: Position,
+    /// When they came, if that was not just now: a log has kept them.
+    pub received: Option<Time>,
 }
 
 /// A place in a source that it can return to. Only the source that made it
@@ -151,6 +154,10 @@ pub struct SourcePart {
     /// Commit soon after rows arrive instead of at the next checkpoint: the
     /// peer stops sending while acknowledgements are missing (MQTT).
     pub commit_quickly: bool,
+    /// Rows go through the ingress log: durable before the peer hears "got it"
+    /// and before anybody acts on them; `replayable` and `commit_quickly` are
+    /// the log's business then.
+    pub logged: bool,
 }
 
 /// How the driver makes watermarks for a source.

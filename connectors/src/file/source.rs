@@ -95,7 +95,14 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         pause: PAUSE_MIN,
         read_up: Arc::default(),
     };
-    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: true, commit_quickly: false })
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: true,
+        commit_quickly: false,
+        logged: false,
+    })
 }
 
 /// The files a node means.

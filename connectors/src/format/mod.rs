@@ -92,6 +92,18 @@ const TIME_KEYS: &[Key] = &[
     optional("format", Kind::Word(&["rfc3339"]), "how its text is written, default \"rfc3339\""),
 ];
 
+/// The key of sources whose peer does not send again what it was told we have.
+pub const DURABLE_KEYS: &[Key] = &[optional(
+    "durable",
+    Kind::Bool,
+    "whether rows are on our disk before the peer hears \"got it\" and before anybody acts on them; default true for mqtt, http and subscriptions of opcua, else false",
+)];
+
+/// Whether a source goes through the ingress log.
+pub(crate) fn durable(config: &NodeConfig, default: bool) -> bool {
+    config.table.bool("durable").unwrap_or(default)
+}
+
 /// The keys of `watermark`, for sources that have no format.
 pub const WATERMARK_KEYS: &[Key] = &[
     optional("delay", Kind::Duration, "how much later than its successors a row may come, default \"0s\""),
@@ -275,7 +287,13 @@ impl RowFormat {
             RecordBatch::try_new_with_options(schema, arrays, &options).map_err(|error| wrong(&error))?;
         let bad = &decoded.bad;
         let rejected = (!bad.is_empty()).then(|| rejects(node, bad, vec![now.0; bad.len()]));
-        Ok(Rows { partition, batch, rejects: rejected.transpose().map_err(|error| wrong(&error))?, position })
+        Ok(Rows {
+            partition,
+            batch,
+            rejects: rejected.transpose().map_err(|error| wrong(&error))?,
+            position,
+            received: None,
+        })
     }
 }
 

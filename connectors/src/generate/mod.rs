@@ -115,7 +115,14 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         place: Place::default(),
         opened: None,
     };
-    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: true, commit_quickly: false })
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: true,
+        commit_quickly: false,
+        logged: false,
+    })
 }
 
 /// How many rows there were, and the time of the first.
@@ -158,7 +165,13 @@ impl Source for Generate {
         let rows = self.place.rows..self.place.rows + ready;
         let batch = self.batch(rows.clone()).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         self.place.rows = rows.end;
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&self.place) }))
+        Ok(Polled::Rows(Rows {
+            partition: 0,
+            batch,
+            rejects: None,
+            position: Position::of(&self.place),
+            received: None,
+        }))
     }
 }
 

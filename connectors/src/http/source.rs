@@ -26,7 +26,7 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::format::{Origin, ROW_KEYS, RowFormat};
+use crate::format::{DURABLE_KEYS, Origin, ROW_KEYS, RowFormat, durable};
 
 const KEYS: &[Key] = &[
     required("listen", Kind::Text, "address and port, e.g. \"127.0.0.1:8080\""),
@@ -38,7 +38,7 @@ const KEYS: &[Key] = &[
 pub(crate) const ROW: Row<BuildSource> = Row {
     name: "http",
     summary: "takes rows as HTTP requests (a webhook), answered when they are durable",
-    keys: &[KEYS, ROW_KEYS],
+    keys: &[KEYS, ROW_KEYS, DURABLE_KEYS],
     example: r#"[source.orders]
 type   = "http"
 listen = "127.0.0.1:8080"
@@ -96,7 +96,14 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         unanswered: Arc::default(),
         stop: None,
     };
-    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: false, commit_quickly: true })
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: false,
+        commit_quickly: true,
+        logged: durable(config, true),
+    })
 }
 
 /// A request's body and whom to tell.

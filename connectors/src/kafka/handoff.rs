@@ -143,7 +143,7 @@ mod tests {
 
     fn rows(partition: u32) -> Rows {
         let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
-        Rows { partition, batch, rejects: None, position: Position::of(&()) }
+        Rows { partition, batch, rejects: None, position: Position::of(&()), received: None }
     }
 
     #[tokio::test]

@@ -147,7 +147,14 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
     let (stream, watermark) = (format.stream(), format.watermark());
     let maker = RowMaker { node: config.name.clone(), format, columns: columns.into() };
     let source = KafkaSource::new(settings, topics, reading, maker, Arc::clone(&context.clock));
-    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: true, commit_quickly: false })
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: true,
+        commit_quickly: false,
+        logged: false,
+    })
 }
 
 fn topics(config: &NodeConfig, problems: &mut Vec<Diagnostic>) -> Vec<String> {

@@ -15,7 +15,7 @@ use tidegate_engine::catalog::{BuildSource, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::source::{Polled, Position, Rows, Silence, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::source::{Polled, Position, Rows, Silence, Source, SourcePart};
 use tidegate_engine::time::{Clock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -29,6 +29,7 @@ use super::config::{LINE_KEYS, line};
 use super::decode::Value;
 use super::point::{POINT_KEYS, Point};
 use super::unit::{Quality, Unit};
+use crate::format::{DURABLE_KEYS, durable, watermark_policy};
 
 const KEYS: &[Key] = &[
     required(
@@ -64,7 +65,7 @@ const KEYS: &[Key] = &[
 pub(crate) const ROW: Row<BuildSource> = Row {
     name: "modbus",
     summary: "polls registers and bits of Modbus devices (TCP, RTU, RTU over TCP)",
-    keys: &[KEYS, LINE_KEYS],
+    keys: &[KEYS, LINE_KEYS, DURABLE_KEYS],
     example: r#"[source.press]
 type    = "modbus"
 device  = "tcp://127.0.0.1:502"
@@ -128,13 +129,6 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     fields.push(Field::new("quality", DataType::Utf8, false));
     fields.extend(points.iter().map(Point::field));
     let stream = StreamSchema::new(fields, Some("ts"));
-    let watermark = table.table("watermark");
-    let default = WatermarkPolicy::default();
-    let policy = WatermarkPolicy {
-        delay: watermark.and_then(|table| table.duration("delay")).unwrap_or(default.delay),
-        idle: watermark.and_then(|table| table.duration("idle")).unwrap_or(default.idle),
-        ..default
-    };
     let source = ModbusSource {
         name: config.name.clone(),
         lines,
@@ -154,9 +148,10 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     Ok(SourcePart {
         source: Box::new(source),
         stream,
-        watermark: policy,
+        watermark: watermark_policy(config),
         replayable: false,
         commit_quickly: false,
+        logged: durable(config, false),
     })
 }
 
@@ -288,7 +283,13 @@ impl Source for ModbusSource {
             }
         }
         let batch = self.batch(&readings).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position: Position::of(&()) }))
+        Ok(Polled::Rows(Rows {
+            partition: 0,
+            batch,
+            rejects: None,
+            position: Position::of(&()),
+            received: None,
+        }))
     }
 
     fn silence(&self) -> Option<Arc<dyn Silence>> {

@@ -13,7 +13,7 @@ use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::format::encode::ENCODE_KEYS;
-use crate::format::{ROW_KEYS, RowFormat};
+use crate::format::{DURABLE_KEYS, ROW_KEYS, RowFormat, durable};
 
 use columns::{COLUMN_NAMES, Column, OwnRows, TopicReader};
 use memory::{Memory, Subscriptions};
@@ -44,7 +44,7 @@ mod wire;
 pub(crate) const SOURCE: Row<BuildSource> = Row {
     name: "mqtt",
     summary: "topics of an MQTT broker, acknowledged when their rows are durable",
-    keys: &[ROW_KEYS, CONNECTION_KEYS, SOURCE_KEYS],
+    keys: &[ROW_KEYS, CONNECTION_KEYS, SOURCE_KEYS, DURABLE_KEYS],
     example: SOURCE_EXAMPLE,
     build: build_source,
 };
@@ -165,7 +165,14 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
         has_gap: false,
         running: None,
     };
-    Ok(SourcePart { source: Box::new(source), stream, watermark, replayable: false, commit_quickly: true })
+    Ok(SourcePart {
+        source: Box::new(source),
+        stream,
+        watermark,
+        replayable: false,
+        commit_quickly: true,
+        logged: durable(config, true),
+    })
 }
 
 fn patterns(config: &NodeConfig, problems: &mut Vec<Diagnostic>) -> Vec<Pattern> {

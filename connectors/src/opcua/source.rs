@@ -16,9 +16,7 @@ use tidegate_engine::catalog::{BuildSource, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::source::{
-    Committer, Polled, Position, Rows, Silence, Source, SourcePart, WatermarkPolicy,
-};
+use tidegate_engine::source::{Committer, Polled, Position, Rows, Silence, Source, SourcePart};
 use tidegate_engine::time::{Clock, Time, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -31,6 +29,7 @@ use super::link::{News, Wanted, run};
 use super::nodes::{Item, NODE_KEYS, read};
 use super::subscription::{Acknowledgements, sequence};
 use super::value::{Timestamp, VALUE_TYPES, ValueType, number, quality, text, time, truth, whole};
+use crate::format::{DURABLE_KEYS, durable, watermark_policy};
 
 const KEYS: &[Key] = &[
     required("nodes", Kind::List(&Kind::Table(NODE_KEYS)), "which nodes"),
@@ -70,7 +69,7 @@ const KEYS: &[Key] = &[
 pub(crate) const ROW: Row<BuildSource> = Row {
     name: "opcua",
     summary: "values of OPC UA nodes, by subscription or polling",
-    keys: &[KEYS, SERVER_KEYS],
+    keys: &[KEYS, SERVER_KEYS, DURABLE_KEYS],
     example: r#"[source.vibration]
 type     = "opcua"
 endpoint = "opc.tcp://127.0.0.1:4840"
@@ -114,13 +113,6 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         once: context.once,
         goes_on: false,
     };
-    let policy = table.table("watermark");
-    let default = WatermarkPolicy::default();
-    let watermark = WatermarkPolicy {
-        delay: policy.and_then(|table| table.duration("delay")).unwrap_or(default.delay),
-        idle: policy.and_then(|table| table.duration("idle")).unwrap_or(default.idle),
-        max_future: policy.and_then(|table| table.duration("max_future")).or(default.max_future),
-    };
     let timestamp = match table.str("timestamp") {
         Some("server") => Timestamp::Server,
         Some("received") => Timestamp::Received,
@@ -142,9 +134,10 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     let part = SourcePart {
         source: Box::new(source),
         stream,
-        watermark,
+        watermark: watermark_policy(config),
         replayable: false,
         commit_quickly: subscribes,
+        logged: durable(config, subscribes),
     };
     Ok(part)
 }
@@ -248,7 +241,7 @@ impl Source for OpcUaSource {
         }
         let batch = self.batch(&samples).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         let position = Position::of(&self.last_ticket);
-        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position }))
+        Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position, received: None }))
     }
 
     fn silence(&self) -> Option<Arc<dyn Silence>> {

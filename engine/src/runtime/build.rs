@@ -1,6 +1,7 @@
 //! From a plan to running parts: edges made, state restored, loops started.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -8,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::checkpoint::Checkpoint;
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
+use super::ingress::{LoggedSource, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
 use super::outlets::Outlets;
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
@@ -15,6 +17,10 @@ use super::segment::{Segment, Slot, Target};
 use super::sink_driver::SinkDriver;
 use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
+use crate::source::SourcePart;
+use crate::storage::log::LogLimits;
+use crate::storage::vfs::RealDisk;
+use crate::time::Clock;
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 
 /// The parts of a topology, started.
@@ -233,7 +239,11 @@ impl Builder<'_> {
         Slot { operator: node.part.operator, stats, job, ports }
     }
 
-    fn start_source(&mut self, node: SourceNode) {
+    fn start_source(&mut self, mut node: SourceNode) {
+        if node.part.logged {
+            let folder = self.config.data_dir.join("ingress").join(&node.name);
+            node.part = logged(node.part, &node.name, folder, Arc::clone(&self.config.clock));
+        }
         let (job, stats) = self.part(&node.name, "source", &["", "rejects"]);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         self.built.sources.push(commands);
@@ -250,4 +260,18 @@ impl Builder<'_> {
             name
         });
     }
+}
+
+/// A source that goes through its ingress log.
+fn logged(part: SourcePart, node: &str, folder: PathBuf, clock: Arc<dyn Clock>) -> SourcePart {
+    let shelf = Shelf {
+        node: node.to_owned(),
+        folder,
+        vfs: Arc::new(RealDisk),
+        limits: LogLimits::default(),
+        clock,
+        stream: part.stream.clone(),
+    };
+    let source = Box::new(LoggedSource::new(part.source, shelf));
+    SourcePart { source, replayable: true, commit_quickly: false, ..part }
 }

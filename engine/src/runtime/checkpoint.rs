@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 /// which no checkpoint holds yet.
 const ACKNOWLEDGED: &str = "acknowledged-after";
 /// Files kept.
-const GENERATIONS: usize = 3;
+pub(super) const GENERATIONS: usize = 3;
 
 /// Everything a topology needs to go on.
 #[derive(Clone, Debug, Default, PartialEq)]

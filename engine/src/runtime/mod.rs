@@ -7,6 +7,7 @@ pub mod align;
 mod build;
 pub mod checkpoint;
 pub mod edge;
+mod ingress;
 pub mod job;
 pub mod ledger;
 mod outlets;

@@ -222,12 +222,13 @@ impl SourceDriver {
     }
 
     async fn on_rows(&mut self, rows: Rows) -> Result<(), Stop> {
-        let Rows { partition, batch, rejects, position } = rows;
+        let Rows { partition, batch, rejects, position, received } = rows;
         self.outlets.stats.received(batch.num_rows() + rejects.as_ref().map_or(0, RecordBatch::num_rows));
         if let Some(rejects) = rejects.filter(|rejects| rejects.num_rows() > 0) {
             self.outlets.send(REJECTS_PORT, Event::Batch(rejects)).await.map_err(|_| Stop::Closed)?;
         }
-        self.send_rows(usize::try_from(partition).unwrap_or(0), batch).await?;
+        let received = received.unwrap_or_else(|| self.clock.now());
+        self.send_rows(usize::try_from(partition).unwrap_or(0), batch, received).await?;
         self.position = Some(position);
         if self.commit_quickly {
             self.job.say(Word::WantsCommit).await;
@@ -236,7 +237,7 @@ impl SourceDriver {
     }
 
     /// Sends rows, cut where a row lies behind the watermark raised before it.
-    async fn send_rows(&mut self, partition: usize, batch: RecordBatch) -> Result<(), Stop> {
+    async fn send_rows(&mut self, partition: usize, batch: RecordBatch, now: Time) -> Result<(), Stop> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -245,7 +246,7 @@ impl SourceDriver {
         }
         let failed = |error: OperatorError| Stop::Failed(error.0);
         let times = self.stream.times(&batch).map_err(failed)?;
-        let (batch, times) = self.guard(batch, times).await?;
+        let (batch, times) = self.guard(batch, times, now).await?;
         let cuts = self.watermarks.observe(partition, times.values(), self.started.elapsed());
         let mut start = 0;
         for cut in cuts {
@@ -266,8 +267,8 @@ impl SourceDriver {
         &mut self,
         batch: RecordBatch,
         times: TimestampMicrosecondArray,
+        now: Time,
     ) -> Result<(RecordBatch, TimestampMicrosecondArray), Stop> {
-        let now = self.clock.now();
         let latest = self.policy.max_future.map_or(i64::MAX, |span| now.0.saturating_add(micros(span)));
         let sound = times.null_count() == 0 && times.values().iter().all(|time| *time <= latest);
         if sound {

@@ -1,3 +1,11 @@
 //! The only code that makes files durable.
 
 pub mod files;
+pub mod group;
+pub mod log;
+pub mod log_reader;
+pub mod record;
+pub mod vfs;
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,8 @@ impl Plan {
                 wanted.insert(input.clone(), both(known, needs));
             }
         }
-        for source in &mut self.sources {
+        // Logged rows are whole.
+        for source in self.sources.iter_mut().filter(|source| !source.part.logged) {
             let port = |port| wanted.get(&PortRef { node: source.name.clone(), port });
             // A reject shows its row, so whoever reads rejects reads every column.
             let (Some(Some(columns)), None) = (port(0), port(1)) else { continue };
@@ -182,6 +183,7 @@ mod tests {
             watermark: WatermarkPolicy::default(),
             replayable: true,
             commit_quickly: false,
+            logged: false,
         };
         let sink = |(node, port): &(&str, usize)| SinkNode {
             name: format!("sink of {node}.{port}"),

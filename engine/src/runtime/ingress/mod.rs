@@ -1,0 +1,281 @@
+//! The ingress log: what a peer will not send again is durable before it is
+//! told "got it" and before anybody acts on it. A source whose rows are logged
+//! is a source like any other whose position is the number of a record: after
+//! a crash the records behind the checkpoint come first, then the peer.
+
+mod payload;
+mod pump;
+mod silence;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+
+use self::payload::decode;
+use self::pump::{Arrival, Pump};
+use self::silence::{LoggedSilence, Peer};
+use super::checkpoint::GENERATIONS;
+use crate::codec::BadRow;
+use crate::error::ConnectorError;
+use crate::reject::rejects;
+use crate::schema::StreamSchema;
+use crate::source::{Committer, Polled, Position, Rows, Silence, Source};
+use crate::storage::group::GroupLog;
+use crate::storage::log::{Log, LogError, LogLimits};
+use crate::storage::log_reader::{Entry, LogReader, Lost};
+use crate::storage::vfs::Vfs;
+use crate::time::{Clock, Time};
+
+/// Where a logged source stands: the number of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Place {
+    record: u64,
+}
+
+/// What the log of a source needs.
+pub(super) struct Shelf {
+    /// Name of the node.
+    pub(super) node: String,
+    /// The folder of its log.
+    pub(super) folder: PathBuf,
+    pub(super) vfs: Arc<dyn Vfs>,
+    pub(super) limits: LogLimits,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The rows of the source.
+    pub(super) stream: StreamSchema,
+}
+
+/// A source whose rows are logged, with all their columns: a later file may
+/// read others than this one.
+pub(super) struct LoggedSource {
+    shelf: Shelf,
+    /// The source, while nobody reads it.
+    inner: Option<Box<dyn Source>>,
+    pump: Option<Pump>,
+    log: Option<GroupLog>,
+    /// Records of an earlier process that come first.
+    replay: Option<LogReader>,
+    committer: Option<Box<dyn Committer>>,
+    silence: Arc<LoggedSilence>,
+    kept: Arc<Mutex<VecDeque<u64>>>,
+    /// Reads handed out by the last `next`.
+    handed: usize,
+}
+
+impl LoggedSource {
+    /// Logs the rows of a source.
+    pub(super) fn new(inner: Box<dyn Source>, shelf: Shelf) -> LoggedSource {
+        LoggedSource {
+            shelf,
+            inner: Some(inner),
+            pump: None,
+            log: None,
+            replay: None,
+            committer: None,
+            silence: Arc::default(),
+            kept: Arc::default(),
+            handed: 0,
+        }
+    }
+
+    async fn open_log(&mut self, after: Option<u64>) -> Result<(), ConnectorError> {
+        let (vfs, folder, limits) =
+            (Arc::clone(&self.shelf.vfs), self.shelf.folder.clone(), self.shelf.limits);
+        let opened = tokio::task::spawn_blocking(move || {
+            let log = Log::open(vfs, &folder, limits, after.unwrap_or(0))?;
+            // Without a checkpoint everything that is still there comes again.
+            let reader = log.records_after(after.unwrap_or_else(|| log.oldest().saturating_sub(1)));
+            Ok((log, reader))
+        });
+        let opened = opened.await.unwrap_or_else(|error| Err(LogError::Broken(error.to_string())));
+        let (log, reader) = opened.map_err(|error| fatal(&error))?;
+        self.log = Some(GroupLog::start(log));
+        self.replay = Some(reader);
+        Ok(())
+    }
+
+    /// Rows of an earlier process, in order; `None` when there are no more.
+    async fn replayed(&mut self) -> Result<Option<Rows>, ConnectorError> {
+        let Some(mut reader) = self.replay.take() else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || {
+            let entry = reader.next_entry();
+            (reader, entry)
+        });
+        let (reader, entry) = read.await.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        match entry.map_err(|error| fatal(&error))? {
+            None => Ok(None),
+            Some(Entry::Lost(lost)) => {
+                self.replay = Some(reader);
+                self.gap(lost).map(Some)
+            }
+            Some(Entry::Record(record)) => {
+                self.replay = Some(reader);
+                let payload =
+                    decode(&record.payload).map_err(|reason| self.unreadable(record.number, &reason))?;
+                if payload.batch.schema_ref() != &self.shelf.stream.columns {
+                    let reason = "its columns are not those of the file any more";
+                    return Err(self.unreadable(record.number, reason));
+                }
+                Ok(Some(Rows {
+                    partition: payload.partition,
+                    batch: payload.batch,
+                    rejects: payload.rejects,
+                    position: Position::of(&Place { record: record.number }),
+                    received: Some(Time(record.received_us)),
+                }))
+            }
+        }
+    }
+
+    fn unreadable(&self, record: u64, reason: &str) -> ConnectorError {
+        ConnectorError::Fatal(format!(
+            "cannot replay record {record} of {}: {reason}; change the source back, let it run to a checkpoint, then change it, or remove the folder and lose its rows",
+            self.shelf.folder.display()
+        ))
+    }
+
+    /// No rows, and a reject that names what is lost.
+    fn gap(&self, lost: Lost) -> Result<Rows, ConnectorError> {
+        let Lost { from, to } = lost;
+        let reason = format!("gap: records {from} to {to} of the ingress log are damaged");
+        tracing::error!(node = %self.shelf.node, "{reason}");
+        metrics::counter!("tidegate_log_records_lost_total", "node" => self.shelf.node.clone())
+            .increment(to - from + 1);
+        let position = self.shelf.folder.display().to_string();
+        let bad = [BadRow { reason, position, payload: Arc::from([]) }];
+        let rejects = rejects(&self.shelf.node, &bad, vec![self.shelf.clock.now().0]);
+        Ok(Rows {
+            partition: 0,
+            batch: arrow::array::RecordBatch::new_empty(Arc::clone(&self.shelf.stream.columns)),
+            rejects: Some(rejects.map_err(|error| ConnectorError::Fatal(error.to_string()))?),
+            position: Position::of(&Place { record: to }),
+            received: None,
+        })
+    }
+
+    /// Opens the source itself and starts to read it.
+    async fn connect(&mut self) -> Result<(), ConnectorError> {
+        let (Some(mut inner), Some(log)) = (self.inner.take(), self.log.clone()) else {
+            return Err(ConnectorError::Fatal("a logged source was opened twice".into()));
+        };
+        if let Err(error) = inner.open(None).await {
+            self.inner = Some(inner);
+            return Err(error);
+        }
+        self.committer = inner.committer();
+        self.silence.set(inner.silence().map_or(Peer::Trusted, Peer::Asked));
+        let waiting = Arc::clone(&self.silence.waiting);
+        self.pump = Some(Pump::start(inner, log, Arc::clone(&self.shelf.clock), waiting));
+        Ok(())
+    }
+
+    async fn disconnect(&mut self) -> Result<(), ConnectorError> {
+        self.silence.set(Peer::Away);
+        self.committer = None;
+        if let Some(pump) = self.pump.take() {
+            self.inner = Some(pump.stop().await?);
+        }
+        self.silence.waiting.clear();
+        self.handed = 0;
+        Ok(())
+    }
+
+    async fn on_rows(&mut self, mut rows: Rows, received: Time, record: u64) -> Rows {
+        if let Some(committer) = self.committer.as_mut()
+            && let Err(error) = committer.commit(&rows.position).await
+        {
+            // It sends them again, and has been told nothing wrong.
+            tracing::warn!(node = %self.shelf.node, "cannot acknowledge: {error}");
+        }
+        rows.position = Position::of(&Place { record });
+        rows.received = Some(received);
+        rows
+    }
+}
+
+fn fatal(error: &LogError) -> ConnectorError {
+    ConnectorError::Fatal(error.to_string())
+}
+
+#[async_trait]
+impl Source for LoggedSource {
+    async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
+        self.disconnect().await?;
+        if self.log.is_none() {
+            // The position of a time when rows were not logged says nothing here.
+            let place = resume.and_then(|position| position.read::<Place>().ok());
+            self.open_log(place.map(|place| place.record)).await?;
+        }
+        if self.replay.is_some() { Ok(()) } else { self.connect().await }
+    }
+
+    async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        self.silence.waiting.taken(std::mem::take(&mut self.handed));
+        if let Some(rows) = self.replayed().await? {
+            return Ok(Polled::Rows(rows));
+        }
+        if self.pump.is_none() {
+            self.connect().await?;
+        }
+        let Some(pump) = self.pump.as_mut() else {
+            return Err(ConnectorError::Lost("not open".into()));
+        };
+        let Some(arrival) = pump.arrivals.recv().await else {
+            return Err(ConnectorError::Fatal("the source's task has died".into()));
+        };
+        self.handed = 1;
+        match arrival {
+            Arrival::Rows(rows, received, ticket) => {
+                let record = ticket.durable().await.map_err(|error| fatal(&error))?;
+                Ok(Polled::Rows(self.on_rows(rows, received, record).await))
+            }
+            Arrival::Other(polled) => Ok(polled),
+            Arrival::Failed(error) => Err(error),
+        }
+    }
+
+    fn committer(&self) -> Option<Box<dyn Committer>> {
+        let log = self.log.clone()?;
+        Some(Box::new(Trimmer { log, kept: Arc::clone(&self.kept) }))
+    }
+
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        Some(Arc::clone(&self.silence) as Arc<dyn Silence>)
+    }
+
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        self.disconnect().await?;
+        match self.inner.as_mut() {
+            Some(inner) => inner.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Forgets what no kept checkpoint needs.
+struct Trimmer {
+    log: GroupLog,
+    kept: Arc<Mutex<VecDeque<u64>>>,
+}
+
+#[async_trait]
+impl Committer for Trimmer {
+    async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
+        let Place { record } = position.read()?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back(record);
+        while kept.len() > GENERATIONS {
+            kept.pop_front();
+        }
+        if kept.len() == GENERATIONS
+            && let Some(oldest) = kept.front()
+        {
+            self.log.trim(*oldest);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Reads a source ahead into the log, so that one fsync covers what came during
+//! the one before it.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::payload::encode;
+use super::silence::Waiting;
+use crate::error::ConnectorError;
+use crate::source::{Polled, Rows, Source};
+use crate::storage::group::{GroupLog, Ticket};
+use crate::time::{Clock, Time};
+
+/// Reads that are on their way to be durable.
+const ARRIVALS_MAX: usize = 32;
+
+/// A read, in order.
+pub(super) enum Arrival {
+    /// Rows, when they came, and when they are durable.
+    Rows(Rows, Time, Ticket),
+    /// What passes as it is.
+    Other(Polled),
+    /// The source cannot go on; the last word.
+    Failed(ConnectorError),
+}
+
+/// A source that is being read.
+pub(super) struct Pump {
+    pub(super) arrivals: mpsc::Receiver<Arrival>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Box<dyn Source>>,
+}
+
+impl Pump {
+    /// Starts to read an open source.
+    pub(super) fn start(
+        source: Box<dyn Source>,
+        log: GroupLog,
+        clock: Arc<dyn Clock>,
+        waiting: Arc<Waiting>,
+    ) -> Pump {
+        let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(pump(source, log, clock, waiting, sender, stopped));
+        Pump { arrivals, stop, task }
+    }
+
+    /// Stops reading and gives the source back.
+    pub(super) async fn stop(mut self) -> Result<Box<dyn Source>, ConnectorError> {
+        self.stop.send_replace(true);
+        self.arrivals.close();
+        self.task.await.map_err(|error| ConnectorError::Fatal(format!("the source's task has died: {error}")))
+    }
+}
+
+async fn pump(
+    mut source: Box<dyn Source>,
+    log: GroupLog,
+    clock: Arc<dyn Clock>,
+    waiting: Arc<Waiting>,
+    arrivals: mpsc::Sender<Arrival>,
+    mut stop: watch::Receiver<bool>,
+) -> Box<dyn Source> {
+    loop {
+        let polled = tokio::select! {
+            polled = source.next() => polled,
+            _ = stop.wait_for(|stop| *stop) => return source,
+        };
+        waiting.add();
+        let arrival = match polled {
+            Ok(Polled::Rows(rows)) => logged(rows, &log, clock.now()).await,
+            Ok(other) => Arrival::Other(other),
+            Err(error) => Arrival::Failed(error),
+        };
+        let is_last = matches!(arrival, Arrival::Failed(_) | Arrival::Other(Polled::End));
+        if arrivals.send(arrival).await.is_err() || is_last {
+            return source;
+        }
+    }
+}
+
+async fn logged(rows: Rows, log: &GroupLog, now: Time) -> Arrival {
+    let encoded = encode(rows.partition, &rows.batch, rows.rejects.as_ref());
+    let bytes = match encoded {
+        Ok(bytes) => bytes,
+        Err(error) => return Arrival::Failed(ConnectorError::Fatal(format!("cannot log rows: {error}"))),
+    };
+    match log.append(now.0, bytes).await {
+        Ok(ticket) => Arrival::Rows(rows, now, ticket),
+        Err(error) => Arrival::Failed(ConnectorError::Fatal(error.to_string())),
+    }
+}

@@ -1,0 +1,237 @@
+//! A logged source over a scripted one, on a simulated disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field};
+
+use super::*;
+use crate::testing::disk::{Fault, SimDisk};
+use crate::testing::seed::Seed;
+use crate::time::SystemClock;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What the peer sees: rows not acknowledged come again after `open`.
+#[derive(Default)]
+struct Peer {
+    total: i64,
+    acknowledged: i64,
+    /// Numbers before which the connection breaks, once each.
+    breaks: Vec<i64>,
+}
+
+struct Scripted {
+    peer: Arc<Mutex<Peer>>,
+    next: i64,
+}
+
+struct Told(Arc<Mutex<Peer>>);
+
+#[async_trait]
+impl Committer for Told {
+    async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
+        let mut peer = self.0.lock().expect("no panic");
+        peer.acknowledged = peer.acknowledged.max(position.read()?);
+        Ok(())
+    }
+}
+
+fn stream() -> StreamSchema {
+    StreamSchema::new(vec![Field::new("n", DataType::Int64, false)], None)
+}
+
+fn batch(number: i64) -> RecordBatch {
+    RecordBatch::try_new(stream().columns, vec![Arc::new(Int64Array::from(vec![number]))]).expect("fits")
+}
+
+#[async_trait]
+impl Source for Scripted {
+    async fn open(&mut self, _: Option<&Position>) -> Result<(), ConnectorError> {
+        self.next = self.peer.lock().expect("no panic").acknowledged + 1;
+        Ok(())
+    }
+    async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        let number = self.next;
+        let is_over = {
+            let mut peer = self.peer.lock().expect("no panic");
+            if let Some(index) = peer.breaks.iter().position(|at| *at == number) {
+                peer.breaks.remove(index);
+                return Err(ConnectorError::Lost("the line broke".into()));
+            }
+            number > peer.total
+        };
+        if is_over {
+            return std::future::pending().await;
+        }
+        self.next += 1;
+        let position = Position::of(&number);
+        Ok(Polled::Rows(Rows { partition: 0, batch: batch(number), rejects: None, position, received: None }))
+    }
+    fn committer(&self) -> Option<Box<dyn Committer>> {
+        Some(Box::new(Told(Arc::clone(&self.peer))))
+    }
+}
+
+fn logged(peer: &Arc<Mutex<Peer>>, disk: &SimDisk) -> LoggedSource {
+    let shelf = Shelf {
+        node: "in".into(),
+        folder: "/in".into(),
+        vfs: Arc::new(disk.plugged()),
+        limits: LogLimits { segment_bytes: 4_000, bytes_max: 1 << 30 },
+        clock: Arc::new(SystemClock),
+        stream: stream(),
+    };
+    LoggedSource::new(Box::new(Scripted { peer: Arc::clone(peer), next: 0 }), shelf)
+}
+
+fn peer(total: i64) -> Arc<Mutex<Peer>> {
+    Arc::new(Mutex::new(Peer { total, ..Peer::default() }))
+}
+
+async fn opened(source: &mut LoggedSource, after: Option<u64>) -> Result<(), ConnectorError> {
+    let position = after.map(|record| Position::of(&Place { record }));
+    tokio::time::timeout(LIMIT, source.open(position.as_ref())).await.expect("in time")
+}
+
+/// The next rows: their number and their place.
+async fn one(source: &mut LoggedSource) -> Result<(i64, u64), ConnectorError> {
+    let polled = tokio::time::timeout(LIMIT, source.next()).await.expect("in time")?;
+    let Polled::Rows(rows) = polled else { panic!("{polled:?}") };
+    let place: Place = rows.position.read()?;
+    let numbers = rows.batch.column(0).as_any().downcast_ref::<Int64Array>().expect("numbers");
+    Ok((numbers.iter().flatten().next().unwrap_or(-1), place.record))
+}
+
+#[tokio::test]
+async fn the_peer_hears_of_rows_that_are_durable_and_of_no_others() {
+    let (peer, disk) = (peer(5), SimDisk::default());
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, None).await.expect("opens");
+    for number in 1..=3 {
+        assert_eq!(one(&mut source).await, Ok((number, u64::try_from(number).expect("small"))));
+        assert!(peer.lock().expect("no panic").acknowledged >= number);
+    }
+    drop(source);
+    // Every sync fails: nothing is acknowledged, and nobody gets a row.
+    let disk = SimDisk::default();
+    let mut source = logged(&peer, &disk);
+    peer.lock().expect("no panic").acknowledged = 0;
+    opened(&mut source, None).await.expect("opens");
+    disk.plan(0, Fault::SyncError);
+    assert!(matches!(one(&mut source).await, Err(ConnectorError::Fatal(_))));
+    assert_eq!(peer.lock().expect("no panic").acknowledged, 0);
+}
+
+/// A while after the power has gone.
+async fn power_gone(disk: &SimDisk) {
+    while !disk.is_down() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
+/// At any moment the power goes: after the restart every row comes, in order,
+/// from the log or from the peer; one may come twice, none is missing.
+#[tokio::test]
+async fn after_a_crash_the_log_comes_first_and_nothing_is_missing() {
+    for history in 0..200 {
+        let mut seed = Seed::new(history);
+        let (peer, disk) = (peer(40), SimDisk::default());
+        peer.lock().expect("no panic").breaks = (0..4).map(|_| seed.below(40) as i64).collect();
+        // Rows that a checkpoint holds, and its position.
+        let (mut safe, mut place) = (0, None);
+        let mut restarts = 0;
+        while safe < 40 {
+            let mut source = logged(&peer, &disk);
+            if restarts < 6 {
+                disk.plan(disk.operations() + seed.below(60) as u64, Fault::Crash);
+            }
+            let mut seen = safe;
+            let lived: Result<(), ConnectorError> = async {
+                opened(&mut source, place).await?;
+                let mut last = place;
+                while seen < 40 {
+                    let read = tokio::select! {
+                        read = one(&mut source) => read,
+                        // A log waits for room for ever; the power ends that.
+                        () = power_gone(&disk) => Err(ConnectorError::Fatal("no power".into())),
+                    };
+                    let (number, record) = match read {
+                        Err(ConnectorError::Lost(_)) => {
+                            opened(&mut source, last).await?;
+                            continue;
+                        }
+                        other => other?,
+                    };
+                    assert!(number <= seen + 1, "history {history}: {number} after {seen}");
+                    seen = seen.max(number);
+                    last = Some(record);
+                    if seed.chance(20) {
+                        // A checkpoint.
+                        (safe, place) = (seen, last);
+                        let mut committer = source.committer().expect("has one");
+                        committer.commit(&Position::of(&Place { record })).await?;
+                    }
+                }
+                (safe, place) = (seen, last);
+                Ok(())
+            }
+            .await;
+            assert!(lived.is_ok() || restarts < 6, "history {history}: {lived:?}");
+            drop(source);
+            // Tasks of the source that died end before the next one begins.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            disk.restart(&mut seed);
+            restarts += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_is_a_reject_that_names_what_is_lost() {
+    let (peer, disk) = (peer(60), SimDisk::default());
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, None).await.expect("opens");
+    for _ in 0..60 {
+        one(&mut source).await.expect("reads");
+    }
+    drop(source);
+    disk.damage(Path::new("/in/00000000000000000001.seg"), 200);
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, None).await.expect("opens");
+    let polled = tokio::time::timeout(LIMIT, source.next()).await.expect("in time").expect("reads");
+    let Polled::Rows(rows) = polled else { panic!("{polled:?}") };
+    let rejects = rows.rejects.expect("a reject");
+    assert_eq!((rows.batch.num_rows(), rejects.num_rows()), (0, 1));
+    assert!(format!("{rejects:?}").contains("records 1 to 1 of the ingress log"), "{rejects:?}");
+    assert_eq!(one(&mut source).await, Ok((2, 2)));
+}
+
+#[tokio::test]
+async fn what_no_checkpoint_needs_is_removed() {
+    let (peer, disk) = (peer(400), SimDisk::default());
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, None).await.expect("opens");
+    let mut committer = source.committer().expect("has one");
+    let kept = || disk.list(Path::new("/in")).expect("is there").into_iter().min().expect("a segment");
+    for number in 1..=400 {
+        let (_, record) = one(&mut source).await.expect("reads");
+        if number % 50 == 0 {
+            committer.commit(&Position::of(&Place { record })).await.expect("is taken");
+        }
+        if number == 149 {
+            // Two checkpoints of this process; those of earlier ones may still be gone back to.
+            assert!(kept().ends_with("00000000000000000001.seg"), "{:?}", kept());
+        }
+    }
+    let trimmed = async {
+        while kept() < *Path::new("/in/00000000000000000200.seg") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, trimmed).await.expect("segments are removed");
+    // The oldest of three checkpoints may still be gone back to.
+    assert!(kept() <= *Path::new("/in/00000000000000000301.seg"), "{:?}", kept());
+}

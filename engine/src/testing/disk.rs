@@ -1,0 +1,337 @@
+//! A disk in memory that keeps its promises and no more: what was not synced
+//! may be gone, torn or there in another order after a crash, and so may names
+//! in a folder that was not synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::seed::Seed;
+use crate::storage::vfs::{Vfs, VfsFile};
+
+/// What happens at a chosen operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power goes: this operation and all after it fail.
+    Crash,
+    /// A write finds no room, after having written a part.
+    NoSpace,
+    /// A sync fails, and what it should have made durable is gone; the next
+    /// one succeeds, as on Linux.
+    SyncError,
+}
+
+/// The disk; clones are the same one.
+#[derive(Clone, Default)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+    /// The time between two crashes that a process lives in; the test's own
+    /// handle lives for ever.
+    life: Option<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<u64, Content>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    changes: Vec<NameChange>,
+    next_file: u64,
+    operations: u64,
+    fault: Option<(u64, Fault)>,
+    is_down: bool,
+    life: u64,
+}
+
+#[derive(Default)]
+struct Content {
+    durable: Vec<u8>,
+    now: Vec<u8>,
+    writes: Vec<Write>,
+    /// A sync has failed: what it should have written is never written.
+    is_lost: bool,
+}
+
+#[derive(Clone)]
+enum Write {
+    At(usize, Vec<u8>),
+    Cut(usize),
+}
+
+enum NameChange {
+    Set(PathBuf, u64),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+impl SimDisk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk for a process that starts now: after the next crash it works no more.
+    #[must_use]
+    pub fn plugged(&self) -> SimDisk {
+        let life = Some(self.lock().life);
+        SimDisk { state: Arc::clone(&self.state), life }
+    }
+
+    /// Operations so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// Whether the power is gone.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.lock().is_down
+    }
+
+    /// Plans a fault for the operation of this number.
+    pub fn plan(&self, operation: u64, fault: Fault) {
+        self.lock().fault = Some((operation, fault));
+    }
+
+    /// The power comes back: chooses what of the unsynced is there.
+    pub fn restart(&self, seed: &mut Seed) {
+        let mut state = self.lock();
+        for content in state.files.values_mut() {
+            let mut bytes = std::mem::take(&mut content.durable);
+            for write in std::mem::take(&mut content.writes) {
+                survive(&mut bytes, write, seed);
+            }
+            content.is_lost = false;
+            content.now.clone_from(&bytes);
+            content.durable = bytes;
+        }
+        let mut names = std::mem::take(&mut state.durable_names);
+        for change in std::mem::take(&mut state.changes) {
+            if seed.chance(50) {
+                change.apply(&mut names);
+            }
+        }
+        state.names.clone_from(&names);
+        state.durable_names = names;
+        state.fault = None;
+        state.is_down = false;
+        state.life += 1;
+    }
+
+    /// Changes a byte of a file, as a bad disk does.
+    pub fn damage(&self, path: &Path, at: usize) {
+        let mut state = self.lock();
+        let Some(file) = state.names.get(path).copied() else { return };
+        let Some(content) = state.files.get_mut(&file) else { return };
+        for bytes in [&mut content.now, &mut content.durable] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 0x55;
+            }
+        }
+    }
+}
+
+/// All of a write, a part of it, or nothing.
+fn survive(bytes: &mut Vec<u8>, write: Write, seed: &mut Seed) {
+    match write {
+        Write::Cut(length) if seed.chance(50) => bytes.truncate(length),
+        Write::At(at, mut new) => {
+            match seed.below(4) {
+                0 => return,
+                1 => new.truncate(seed.below(new.len())),
+                // Pages reach the disk in any order.
+                2 => {
+                    let from = seed.below(new.len());
+                    let to = from + seed.below(new.len() - from);
+                    new.get_mut(from..to).unwrap_or_default().fill(0);
+                }
+                _ => {}
+            }
+            put(bytes, at, &new);
+        }
+        Write::Cut(_) => {}
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, at: usize, new: &[u8]) {
+    if bytes.len() < at + new.len() {
+        bytes.resize(at + new.len(), 0);
+    }
+    if let Some(place) = bytes.get_mut(at..at + new.len()) {
+        place.copy_from_slice(new);
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+        match self {
+            NameChange::Set(path, file) => drop(names.insert(path.clone(), *file)),
+            NameChange::Rename(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+            NameChange::Remove(path) => drop(names.remove(path)),
+        }
+    }
+}
+
+impl State {
+    /// Counts an operation; the fault that is due, if any.
+    fn operate(&mut self, life: Option<u64>) -> io::Result<Option<Fault>> {
+        if life.is_some_and(|life| life != self.life) {
+            return Err(io::Error::other("the process is dead"));
+        }
+        let number = self.operations;
+        self.operations += 1;
+        let due = self.fault.filter(|(at, _)| *at <= number).map(|(_, fault)| fault);
+        if due == Some(Fault::Crash) {
+            self.is_down = true;
+        }
+        if self.is_down { Err(io::Error::other("the power is gone")) } else { Ok(due) }
+    }
+
+    fn change(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+
+    fn content(&mut self, file: u64) -> &mut Content {
+        self.files.entry(file).or_default()
+    }
+
+    fn of(&self, path: &Path) -> io::Result<u64> {
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Vfs for SimDisk {
+    fn create_folder(&self, _folder: &Path) -> io::Result<()> {
+        self.lock().operate(self.life).map(drop)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        Ok(state.names.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        let file = state.of(path)?;
+        Ok(state.content(file).now.clone())
+    }
+
+    fn size(&self, path: &Path) -> io::Result<u64> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        let file = state.of(path)?;
+        Ok(state.content(file).now.len() as u64)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        let file = state.next_file;
+        state.next_file += 1;
+        state.change(NameChange::Set(path.to_owned(), file));
+        Ok(Box::new(SimFile { disk: self.clone(), file }))
+    }
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        let file = state.of(path)?;
+        Ok(Box::new(SimFile { disk: self.clone(), file }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        state.of(from)?;
+        state.change(NameChange::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.operate(self.life)?;
+        state.of(path)?;
+        state.change(NameChange::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.operate(self.life)? == Some(Fault::SyncError) {
+            state.fault = None;
+            return Err(io::Error::other("input/output error"));
+        }
+        let mut names = std::mem::take(&mut state.durable_names);
+        for change in std::mem::take(&mut state.changes) {
+            let here = match &change {
+                NameChange::Set(path, _) | NameChange::Rename(_, path) | NameChange::Remove(path) => {
+                    path.parent() == Some(folder)
+                }
+            };
+            if here {
+                change.apply(&mut names);
+            } else {
+                state.changes.push(change);
+            }
+        }
+        state.durable_names = names;
+        Ok(())
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    file: u64,
+}
+
+impl VfsFile for SimFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        let due = state.operate(self.disk.life)?;
+        let is_full = due == Some(Fault::NoSpace);
+        let content = state.content(self.file);
+        let written = if is_full { bytes.get(..bytes.len() / 2).unwrap_or_default() } else { bytes };
+        let at = content.now.len();
+        put(&mut content.now, at, written);
+        content.writes.push(Write::At(at, written.to_vec()));
+        if is_full {
+            state.fault = None;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        let fails = state.operate(self.disk.life)? == Some(Fault::SyncError);
+        let content = state.content(self.file);
+        content.writes.clear();
+        if fails {
+            content.is_lost = true;
+            state.fault = None;
+            return Err(io::Error::other("input/output error"));
+        }
+        if !content.is_lost {
+            content.durable.clone_from(&content.now);
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.operate(self.disk.life)?;
+        let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let content = state.content(self.file);
+        content.now.truncate(length);
+        content.writes.push(Write::Cut(length));
+        Ok(())
+    }
+}

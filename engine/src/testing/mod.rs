@@ -1,0 +1,5 @@
+//! Kits and simulations for tests, here and in the other crates (feature
+//! `testing`).
+
+pub mod disk;
+pub mod seed;
