@@ -1,0 +1,90 @@
+//! Starts, kills and stops the binary; reads what it has published.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+
+/// A process that ends with the value.
+pub(crate) struct Daemon(Child);
+
+impl Daemon {
+    pub(crate) fn start(folder: &Path, topology: &str, more: &[&str]) -> Daemon {
+        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["run", topology])
+            .args(more)
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        Daemon(child.expect("tidegate starts"))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().expect("it can be killed");
+        self.0.wait().expect("it ends");
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) fn stop(mut self, folder: &Path) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill starts").success());
+        self.ends_well(folder);
+    }
+
+    /// Waits for exit code 0.
+    pub(crate) fn wait(mut self, folder: &Path) {
+        self.ends_well(folder);
+    }
+
+    fn ends_well(&mut self, folder: &Path) {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.0.try_wait().expect("it is ours") {
+                break status;
+            }
+            assert!(started.elapsed() < LIMIT, "it does not end; {}", end_of_log(folder));
+            std::thread::park_timeout(Duration::from_millis(5));
+        };
+        assert!(status.success(), "{status}; {}", end_of_log(folder));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The last lines of its log.
+pub(crate) fn end_of_log(folder: &Path) -> String {
+    let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().rev().take(10).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+/// The rows of every published file of a folder.
+pub(crate) fn published(folder: &Path) -> Vec<Value> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths: BTreeSet<_> = entries.map(|entry| entry.expect("readable").path()).collect();
+    let files = paths.iter().filter(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    let text: String = files.map(|path| std::fs::read_to_string(path).expect("readable")).collect();
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
+}
+
+/// A pause of the test, not of the product.
+pub(crate) fn pause(ms: u64) {
+    let until = Instant::now() + Duration::from_millis(ms);
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
