@@ -199,6 +199,7 @@ impl Plant {
         let mut plan = loaded.plan;
         plan.sinks.extend(flows.links.iter().map(|link| Launcher::node(link.clone(), scheduler.clone())));
         let config = JobConfig {
+            vfs: std::sync::Arc::new(tidegate_engine::storage::vfs::RealDisk),
             data_dir: folder.to_owned(),
             clock: context.clock,
             compute: compute.handle().clone(),

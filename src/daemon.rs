@@ -83,6 +83,7 @@ impl Running {
             scheduler = Some(handle);
         }
         let config = JobConfig {
+            vfs: std::sync::Arc::new(tidegate_engine::storage::vfs::RealDisk),
             data_dir: context.data_dir.clone(),
             clock: context.clock,
             compute,

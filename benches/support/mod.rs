@@ -69,6 +69,7 @@ impl Engine {
         let shared = Arc::clone(&context.shared);
         let counts = self.io.block_on(async {
             let config = JobConfig {
+                vfs: std::sync::Arc::new(tidegate_engine::storage::vfs::RealDisk),
                 data_dir: context.data_dir,
                 clock: context.clock,
                 compute: self.compute.handle().clone(),

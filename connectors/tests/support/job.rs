@@ -61,6 +61,7 @@ impl Running {
             }],
         };
         let config = JobConfig {
+            vfs: std::sync::Arc::new(tidegate_engine::storage::vfs::RealDisk),
             data_dir: folder.path().to_owned(),
             clock: Arc::new(SystemClock),
             compute: tokio::runtime::Handle::current(),

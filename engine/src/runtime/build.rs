@@ -19,8 +19,6 @@ use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
 use crate::source::SourcePart;
 use crate::storage::log::LogLimits;
-use crate::storage::vfs::RealDisk;
-use crate::time::Clock;
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 
 /// The parts of a topology, started.
@@ -242,7 +240,7 @@ impl Builder<'_> {
     fn start_source(&mut self, mut node: SourceNode) {
         if node.part.logged {
             let folder = self.config.data_dir.join("ingress").join(&node.name);
-            node.part = logged(node.part, &node.name, folder, Arc::clone(&self.config.clock));
+            node.part = logged(node.part, &node.name, folder, self.config);
         }
         let (job, stats) = self.part(&node.name, "source", &["", "rejects"]);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -263,13 +261,13 @@ impl Builder<'_> {
 }
 
 /// A source that goes through its ingress log.
-fn logged(part: SourcePart, node: &str, folder: PathBuf, clock: Arc<dyn Clock>) -> SourcePart {
+fn logged(part: SourcePart, node: &str, folder: PathBuf, config: &JobConfig) -> SourcePart {
     let shelf = Shelf {
         node: node.to_owned(),
         folder,
-        vfs: Arc::new(RealDisk),
+        vfs: Arc::clone(&config.vfs),
         limits: LogLimits::default(),
-        clock,
+        clock: Arc::clone(&config.clock),
         stream: part.stream.clone(),
     };
     let source = Box::new(LoggedSource::new(part.source, shelf));

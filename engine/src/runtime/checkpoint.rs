@@ -1,14 +1,10 @@
-//! Checkpoints on disk: one file an epoch, three generations, each whole and
-//! checked or not used.
+//! A checkpoint as bytes: whole and checked, or not used.
 //!
 //! Layout: `TGCP`, version (u32), length of the head (u64), head (JSON), then
 //! one Arrow IPC stream for each state listed in the head, then crc32c of all
 //! bytes before it (u32). Numbers are little-endian.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
@@ -16,18 +12,12 @@ use arrow::ipc::writer::StreamWriter;
 
 use super::ledger::Report;
 use crate::source::Position;
-use crate::storage::files::{sync_folder, write_atomically};
 use crate::time::Time;
 
 /// First bytes of a checkpoint file.
 const MAGIC: &[u8; 4] = b"TGCP";
 /// Version of the layout; newer ones are refused.
 const VERSION: u32 = 1;
-/// Names the checkpoint after which peers have been told that rows are safe
-/// which no checkpoint holds yet.
-const ACKNOWLEDGED: &str = "acknowledged-after";
-/// Files kept.
-pub(super) const GENERATIONS: usize = 3;
 
 /// Everything a topology needs to go on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -86,51 +76,7 @@ impl Checkpoint {
         checkpoint
     }
 
-    /// Writes it into `folder`, durable when it returns, and removes what is
-    /// older than three generations.
-    ///
-    /// # Errors
-    /// A sentence naming the file.
-    pub fn write(&self, folder: &Path) -> Result<(), String> {
-        let path = folder.join(file_name(self.epoch));
-        let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
-        let bytes = self.encode().map_err(|error| failed(&error))?;
-        fs::create_dir_all(folder).map_err(|error| failed(&error))?;
-        write_atomically(&path, &[&bytes]).map_err(|error| failed(&error))?;
-        let old = generations(folder).into_iter().rev().skip(GENERATIONS);
-        for (_, old) in old {
-            fs::remove_file(&old).map_err(|error| format!("cannot remove {}: {error}", old.display()))?;
-        }
-        sync_folder(&path).map_err(|error| failed(&error))
-    }
-
-    /// The newest whole checkpoint of `folder`, with a word about each newer
-    /// one that is damaged; `None` if there never was one.
-    ///
-    /// # Errors
-    /// There are checkpoints but none is whole, or one is of a newer version.
-    pub fn read_newest(folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>, String> {
-        let mut damaged = Vec::new();
-        for (_, path) in generations(folder).into_iter().rev() {
-            let read = fs::read(&path)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| Checkpoint::decode(&bytes));
-            match read {
-                Ok(checkpoint) => return Ok(Some((checkpoint, damaged))),
-                Err(reason) if reason.contains("newer version") => {
-                    return Err(format!("{}: {reason}", path.display()));
-                }
-                Err(reason) => damaged.push(format!("{}: {reason}", path.display())),
-            }
-        }
-        if damaged.is_empty() {
-            Ok(None)
-        } else {
-            Err(format!("no checkpoint is whole: {}", damaged.join("; ")))
-        }
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, arrow::error::ArrowError> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, arrow::error::ArrowError> {
         let mut streams = Vec::new();
         let mut operators = Vec::new();
         for (name, (fingerprint, batches)) in &self.operators {
@@ -165,7 +111,7 @@ impl Checkpoint {
         Ok(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
         let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("too short")?;
         let (magic, rest) = body.split_first_chunk::<4>().ok_or("too short")?;
         if magic != MAGIC {
@@ -206,54 +152,6 @@ impl Checkpoint {
     }
 }
 
-/// Remembers, durable when it returns, that rows after this checkpoint are
-/// about to be acknowledged, so that a start from it must not forget them.
-///
-/// # Errors
-/// A sentence naming the file.
-pub fn mark_acknowledged(folder: &Path, epoch: u64) -> Result<(), String> {
-    let path = folder.join(ACKNOWLEDGED);
-    let written =
-        fs::create_dir_all(folder).and_then(|()| write_atomically(&path, &[epoch.to_string().as_bytes()]));
-    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
-}
-
-/// The last checkpoint after which rows have been acknowledged, if any were.
-///
-/// # Errors
-/// A sentence naming the file.
-pub fn acknowledged_after(folder: &Path) -> Result<Option<u64>, String> {
-    let path = folder.join(ACKNOWLEDGED);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let epoch =
-                text.parse().map_err(|_| format!("{} is damaged: {text:?} is no epoch", path.display()))?;
-            Ok(Some(epoch))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-    }
-}
-
-fn file_name(epoch: u64) -> String {
-    format!("checkpoint-{epoch:020}")
-}
-
-/// Checkpoint files by epoch, oldest first.
-fn generations(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let epoch = name.strip_prefix("checkpoint-")?.parse().ok()?;
-            Some((epoch, entry.path()))
-        })
-        .collect();
-    found.sort();
-    found
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -280,27 +178,6 @@ mod tests {
         }
     }
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("tidegate-checkpoint-{name}-{}", std::process::id()));
-        if folder.exists() {
-            fs::remove_dir_all(&folder).expect("can be removed");
-        }
-        folder
-    }
-
-    #[test]
-    fn three_generations_are_kept_and_the_newest_is_read() {
-        let folder = folder("generations");
-        assert_eq!(Checkpoint::read_newest(&folder), Ok(None));
-        for epoch in 1..=5 {
-            checkpoint(epoch).write(&folder).expect("written");
-        }
-        assert_eq!(Checkpoint::read_newest(&folder), Ok(Some((checkpoint(5), vec![]))));
-        let epochs: Vec<u64> = generations(&folder).into_iter().map(|(epoch, _)| epoch).collect();
-        assert_eq!(epochs, [3, 4, 5]);
-        fs::remove_dir_all(&folder).expect("can be removed");
-    }
-
     #[test]
     fn a_checkpoint_cut_or_damaged_at_any_byte_is_not_used() {
         let whole = checkpoint(5).encode().expect("encodes");
@@ -312,18 +189,5 @@ mod tests {
             damaged[at] ^= 0x10;
             assert!(Checkpoint::decode(&damaged).is_err(), "damaged at {at}");
         }
-    }
-
-    #[test]
-    fn a_damaged_newest_falls_back_to_the_one_before() {
-        let folder = folder("fallback");
-        checkpoint(1).write(&folder).expect("written");
-        checkpoint(2).write(&folder).expect("written");
-        fs::write(folder.join(file_name(2)), b"TGCP").expect("damaged");
-        let (found, damaged) = Checkpoint::read_newest(&folder).expect("readable").expect("there is one");
-        assert_eq!((found.epoch, damaged.len()), (1, 1));
-        fs::write(folder.join(file_name(1)), b"").expect("damaged");
-        assert!(Checkpoint::read_newest(&folder).is_err(), "none is whole: refuse");
-        fs::remove_dir_all(&folder).expect("can be removed");
     }
 }

@@ -11,11 +11,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::build::{Built, build};
-use super::checkpoint::{Checkpoint, acknowledged_after, mark_acknowledged};
+use super::checkpoint::Checkpoint;
+use super::checkpoint_store::CheckpointStore;
 use super::ledger::{Complete, Ledger};
 use super::parts::{Command, FromPart, Word};
 use super::stats::NodeStats;
 use crate::event::Barrier;
+use crate::storage::blocking::blocking;
+use crate::storage::vfs::Vfs;
 use crate::time::Clock;
 use crate::topology::plan::Plan;
 
@@ -29,8 +32,10 @@ const QUICK_COMMIT: Duration = Duration::from_millis(10);
 /// What a job needs besides its plan.
 #[derive(Clone)]
 pub struct JobConfig {
-    /// Where checkpoints are kept.
+    /// Where checkpoints and ingress logs are kept.
     pub data_dir: PathBuf,
+    /// The disk they are on.
+    pub vfs: Arc<dyn Vfs>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// The runtime whose threads compute; drivers run on the caller's.
@@ -79,8 +84,8 @@ impl Job {
     /// # Errors
     /// The state cannot be read or does not fit the plan; nothing has started.
     pub fn start(mut plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
-        let folder = config.data_dir.join("checkpoints");
-        let restored = Checkpoint::read_newest(&folder).map_err(JobError::State)?;
+        let store = CheckpointStore::new(Arc::clone(&config.vfs), config.data_dir.join("checkpoints"));
+        let restored = store.read_newest().map_err(JobError::State)?;
         let (checkpoint, damaged) = restored.unwrap_or_default();
         for file in damaged {
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
@@ -89,13 +94,13 @@ impl Job {
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;
         // Rows that were acknowledged after the checkpoint are not to be forgotten.
-        let acknowledged = acknowledged_after(&folder).map_err(JobError::State)?;
+        let acknowledged = store.acknowledged_after().map_err(JobError::State)?;
         let acknowledged = acknowledged.filter(|after| *after >= checkpoint.epoch);
         let epoch = acknowledged.map_or(checkpoint.epoch, |after| after + 1);
         let built = build(plan, checkpoint, epoch, config)?;
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
-        let coordinator = Coordinator::new(built, folder, epoch, interval);
+        let coordinator = Coordinator::new(built, store, epoch, interval);
         let (nodes, topology) = (stats.clone(), name.clone());
         let done = tokio::spawn(async move {
             let result = coordinator.run(controls).await;
@@ -165,7 +170,7 @@ struct Coordinator {
     sinks: Vec<mpsc::Sender<Command>>,
     fingerprints: BTreeMap<String, String>,
     ledger: Ledger,
-    folder: PathBuf,
+    store: CheckpointStore,
     interval: Duration,
     stopping: bool,
     stop_epoch: Option<u64>,
@@ -177,7 +182,7 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    fn new(built: Built, folder: PathBuf, epoch: u64, interval: Duration) -> Coordinator {
+    fn new(built: Built, store: CheckpointStore, epoch: u64, interval: Duration) -> Coordinator {
         Coordinator {
             ledger: Ledger::new(built.parts, epoch),
             tasks: built.tasks,
@@ -185,7 +190,7 @@ impl Coordinator {
             sources: built.sources,
             sinks: built.sinks,
             fingerprints: built.fingerprints,
-            folder,
+            store,
             interval,
             stopping: false,
             stop_epoch: None,
@@ -273,9 +278,8 @@ impl Coordinator {
             self.acknowledge(epoch).await;
         } else {
             let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
-            let folder = self.folder.clone();
-            let written = tokio::task::spawn_blocking(move || checkpoint.write(&folder)).await;
-            let written = written.unwrap_or_else(|error| Err(error.to_string()));
+            let store = self.store.clone();
+            let written = blocking(move || store.write(&checkpoint)).await;
             if let Err(message) = written {
                 // Nothing was acknowledged, so nothing is lost; the next epoch tries again.
                 metrics::counter!("tidegate_checkpoints_failed_total").increment(1);
@@ -305,9 +309,8 @@ impl Coordinator {
     /// checkpoint holds yet; before the first of them that is remembered.
     async fn acknowledge(&mut self, epoch: u64) {
         if !self.acknowledged {
-            let (folder, after) = (self.folder.clone(), self.checkpoint);
-            let marked = tokio::task::spawn_blocking(move || mark_acknowledged(&folder, after)).await;
-            let marked = marked.unwrap_or_else(|error| Err(error.to_string()));
+            let (store, after) = (self.store.clone(), self.checkpoint);
+            let marked = blocking(move || store.mark_acknowledged(after)).await;
             if let Err(message) = marked {
                 // Not acknowledged: the peers send again.
                 tracing::error!("cannot acknowledge: {message}");

@@ -6,6 +6,7 @@
 pub mod align;
 mod build;
 pub mod checkpoint;
+mod checkpoint_store;
 pub mod edge;
 mod ingress;
 pub mod job;

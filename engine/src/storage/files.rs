@@ -2,8 +2,10 @@
 //! owns.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
+
+use super::vfs::{RealDisk, Vfs};
 
 /// Writes a file so that after a crash either the old content or the new one
 /// is there: temporary name, fsync, rename, fsync of the folder.
@@ -11,17 +13,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// What the file system answers; the old content is still there.
 pub fn write_atomically(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".part");
-    let temporary = PathBuf::from(temporary);
-    let mut file = File::create(&temporary)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&temporary, path)?;
-    sync_folder(path)
+    super::vfs::write_atomically(&RealDisk, path, parts)
 }
 
 /// Makes a rename, creation or deletion in the folder of `path` durable.
@@ -29,8 +21,7 @@ pub fn write_atomically(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 /// # Errors
 /// What the file system answers.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    RealDisk.sync_folder(path.parent().unwrap_or(Path::new("")))
 }
 
 /// A data directory that belongs to this process until the value is dropped.

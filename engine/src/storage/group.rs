@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::blocking::blocking;
 use super::log::{Log, LogError};
 
 /// Records that may wait for the task.
@@ -144,15 +145,11 @@ async fn sync(mut log: Log, group: Group) -> Log {
     }
     loop {
         let synced;
-        (log, synced) = match tokio::task::spawn_blocking(move || {
+        (log, synced) = blocking(move || {
             let synced = log.sync();
             (log, synced)
         })
-        .await
-        {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
+        .await;
         match synced {
             Err(LogError::Full(reason)) => {
                 stalled(&reason);

@@ -1,5 +1,6 @@
 //! The only code that makes files durable.
 
+pub mod blocking;
 pub mod files;
 pub mod group;
 pub mod log;

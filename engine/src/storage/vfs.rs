@@ -84,6 +84,25 @@ pub trait VfsFile: Send {
     fn truncate(&mut self, bytes: u64) -> io::Result<()>;
 }
 
+/// Writes a file so that after a crash either the old content or the new one
+/// is there: temporary name, sync, rename, sync of the folder.
+///
+/// # Errors
+/// What the file system answers; the old content is still there.
+pub fn write_atomically(vfs: &dyn Vfs, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    let temporary = PathBuf::from(temporary);
+    let mut file = vfs.create(&temporary)?;
+    for part in parts {
+        file.write(part)?;
+    }
+    file.sync()?;
+    drop(file);
+    vfs.rename(&temporary, path)?;
+    vfs.sync_folder(path.parent().unwrap_or(Path::new("")))
+}
+
 /// The disk of this machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;

@@ -18,12 +18,13 @@ use async_trait::async_trait;
 use self::payload::decode;
 use self::pump::{Arrival, Pump};
 use self::silence::{LoggedSilence, Peer};
-use super::checkpoint::GENERATIONS;
+use super::checkpoint_store::GENERATIONS;
 use crate::codec::BadRow;
 use crate::error::ConnectorError;
 use crate::reject::rejects;
 use crate::schema::StreamSchema;
 use crate::source::{Committer, Polled, Position, Rows, Silence, Source};
+use crate::storage::blocking::blocking;
 use crate::storage::group::GroupLog;
 use crate::storage::log::{Log, LogError, LogLimits};
 use crate::storage::log_reader::{Entry, LogReader, Lost};
@@ -85,14 +86,13 @@ impl LoggedSource {
     async fn open_log(&mut self, after: Option<u64>) -> Result<(), ConnectorError> {
         let (vfs, folder, limits) =
             (Arc::clone(&self.shelf.vfs), self.shelf.folder.clone(), self.shelf.limits);
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = blocking(move || {
             let log = Log::open(vfs, &folder, limits, after.unwrap_or(0))?;
             // Without a checkpoint everything that is still there comes again.
             let reader = log.records_after(after.unwrap_or_else(|| log.oldest().saturating_sub(1)));
             Ok((log, reader))
         });
-        let opened = opened.await.unwrap_or_else(|error| Err(LogError::Broken(error.to_string())));
-        let (log, reader) = opened.map_err(|error| fatal(&error))?;
+        let (log, reader) = opened.await.map_err(|error: LogError| fatal(&error))?;
         self.log = Some(GroupLog::start(log));
         self.replay = Some(reader);
         Ok(())
@@ -101,11 +101,11 @@ impl LoggedSource {
     /// Rows of an earlier process, in order; `None` when there are no more.
     async fn replayed(&mut self) -> Result<Option<Rows>, ConnectorError> {
         let Some(mut reader) = self.replay.take() else { return Ok(None) };
-        let read = tokio::task::spawn_blocking(move || {
+        let (reader, entry) = blocking(move || {
             let entry = reader.next_entry();
             (reader, entry)
-        });
-        let (reader, entry) = read.await.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        })
+        .await;
         match entry.map_err(|error| fatal(&error))? {
             None => Ok(None),
             Some(Entry::Lost(lost)) => {
