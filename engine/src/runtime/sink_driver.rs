@@ -92,9 +92,7 @@ impl SinkDriver {
 
     async fn serve(&mut self) -> Result<End, String> {
         self.open_until_it_works().await?;
-        // What a process that crashed has prepared is published now; what it
-        // prepared for a later epoch will be written again.
-        self.commit(self.epoch).await;
+        self.settle().await?;
         loop {
             let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
             let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();
@@ -216,6 +214,31 @@ impl SinkDriver {
         }
     }
 
+    /// What a process that crashed has prepared is published now, and what it
+    /// prepared for a later epoch is forgotten, because it will be written
+    /// again: not a word goes out before that is so.
+    async fn settle(&mut self) -> Result<(), String> {
+        loop {
+            match self.sink.commit(self.epoch).await {
+                Ok(()) => return Ok(()),
+                Err(ConnectorError::Fatal(message)) => return Err(message),
+                Err(error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_))) => {
+                    self.wait(&error.to_string()).await;
+                    self.open_until_it_works().await?;
+                }
+            }
+        }
+    }
+
+    /// Shows that the peer is away, and waits a while.
+    async fn wait(&mut self, message: &str) {
+        self.stats.error();
+        self.stats.set_state(format!("lost: {message}"));
+        tracing::warn!(node = %self.job.part, "lost: {message}; trying again");
+        tokio::time::sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
     async fn open_until_it_works(&mut self) -> Result<(), String> {
         loop {
             match self.sink.open().await {
@@ -225,11 +248,7 @@ impl SinkDriver {
                 }
                 Err(ConnectorError::Fatal(message)) => return Err(message),
                 Err(error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_))) => {
-                    self.stats.error();
-                    self.stats.set_state(format!("lost: {error}"));
-                    tracing::warn!(node = %self.job.part, "lost: {error}; trying again");
-                    tokio::time::sleep(self.backoff).await;
-                    self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                    self.wait(&error.to_string()).await;
                 }
             }
         }
@@ -239,11 +258,7 @@ impl SinkDriver {
     async fn recover(&mut self, message: &str) -> Result<(), String> {
         let mut message = message.to_owned();
         loop {
-            self.stats.error();
-            self.stats.set_state(format!("lost: {message}"));
-            tracing::warn!(node = %self.job.part, "lost: {message}; trying again");
-            tokio::time::sleep(self.backoff).await;
-            self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+            self.wait(&message).await;
             self.open_until_it_works().await?;
             match self.write_from(0).await {
                 Ok(()) => return Ok(()),

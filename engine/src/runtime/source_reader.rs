@@ -74,6 +74,7 @@ pub(super) async fn read(
         let opened_at = tokio::time::Instant::now();
         let reading = read_once(source.as_mut(), &mut position, &stats, &desk);
         let outcome = tokio::select! {
+            biased;
             outcome = reading => outcome,
             _ = stop.wait_for(|stop| *stop) => break,
         };
@@ -91,6 +92,7 @@ pub(super) async fn read(
                     backoff = BACKOFF_MIN;
                 }
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(backoff) => {}
                     _ = stop.wait_for(|stop| *stop) => break,
                 }

@@ -83,6 +83,7 @@ async fn serve(mut log: Log, mut appends: mpsc::Receiver<Append>, mut trims: wat
     let mut first = None;
     loop {
         tokio::select! {
+            biased;
             append = appends.recv(), if first.is_none() => match append {
                 Some(append) => first = Some(append),
                 None => return,

@@ -65,6 +65,7 @@ async fn pump(
 ) -> Box<dyn Source> {
     loop {
         let polled = tokio::select! {
+            biased;
             polled = source.next() => polled,
             _ = stop.wait_for(|stop| *stop) => return source,
         };
