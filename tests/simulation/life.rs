@@ -177,7 +177,10 @@ fn fill(world: &World, seed: &mut Seed, totals: &mut Totals) {
         let mut outside = Outside::default();
         for row in 0..count {
             time_us += seed.below(600_000) as i64;
-            let disorder = seed.below(source::DISORDER.as_micros() as usize) as i64;
+            let most = source::DISORDER.as_micros() as usize;
+            // Some rows come later than the source allows for.
+            let most = if seed.chance(5) { 4 * most } else { most };
+            let disorder = seed.below(most) as i64;
             let number = (index * 1_000_000 + row) as i64;
             let key = format!("k{}", seed.below(4));
             outside.rows.push(Row { number, key, time_us: time_us - disorder });

