@@ -73,7 +73,7 @@ async fn log(bytes: usize, records: usize, waiting: usize) -> f64 {
             tickets.pop_front().expect("some wait").durable().await.expect("is durable");
         }
     }
-    for ticket in tickets {
+    for mut ticket in tickets {
         ticket.durable().await.expect("is durable");
     }
     records as f64 / start.elapsed().as_secs_f64()

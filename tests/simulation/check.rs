@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::source;
 use crate::world::{Row, World};
+
+/// How far the source allows rows to be out of order, in microseconds.
+const DISORDER_US: i64 = source::DISORDER.as_micros() as i64;
 
 /// Counts of equal things.
 type Bag = BTreeMap<String, i64>;
@@ -144,7 +148,7 @@ impl Shape {
             if is_late && counts {
                 late.push(row.number);
             }
-            watermark = watermark.max(row.time_us - crate::source::DISORDER.as_micros() as i64);
+            watermark = watermark.max(row.time_us - DISORDER_US);
         }
         late.sort_unstable();
         let time = |us: i64| tidegate_engine::time::Time(us).to_string();

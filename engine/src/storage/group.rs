@@ -26,7 +26,10 @@ pub struct GroupLog {
 
 /// A record on its way.
 #[derive(Debug)]
-pub struct Ticket(oneshot::Receiver<Result<u64, LogError>>);
+pub struct Ticket {
+    receiver: oneshot::Receiver<Result<u64, LogError>>,
+    answer: Option<Result<u64, LogError>>,
+}
 
 #[derive(Debug)]
 struct Append {
@@ -50,9 +53,9 @@ impl GroupLog {
     /// # Errors
     /// `Broken`: the task has ended.
     pub async fn append(&self, received_us: i64, payload: Vec<u8>) -> Result<Ticket, LogError> {
-        let (done, ticket) = oneshot::channel();
+        let (done, receiver) = oneshot::channel();
         self.appends.send(Append { received_us, payload, done }).await.map_err(|_| ended())?;
-        Ok(Ticket(ticket))
+        Ok(Ticket { receiver, answer: None })
     }
 
     /// Records up to `number` are not needed any more.
@@ -62,12 +65,16 @@ impl GroupLog {
 }
 
 impl Ticket {
-    /// Waits until the record is durable; answers its number.
+    /// Waits until the record is durable; answers its number. May be given up
+    /// and asked again.
     ///
     /// # Errors
     /// `Broken`: it may not be.
-    pub async fn durable(self) -> Result<u64, LogError> {
-        self.0.await.unwrap_or_else(|_| Err(ended()))
+    pub async fn durable(&mut self) -> Result<u64, LogError> {
+        if self.answer.is_none() {
+            self.answer = Some((&mut self.receiver).await.unwrap_or_else(|_| Err(ended())));
+        }
+        self.answer.clone().unwrap_or_else(|| Err(ended()))
     }
 }
 

@@ -231,7 +231,7 @@ async fn a_group_is_durable_together_and_a_full_log_waits_for_a_trim() {
     }
     let mut done: u64 = 0;
     let all = async {
-        for (index, ticket) in tickets.into_iter().enumerate() {
+        for (index, mut ticket) in tickets.into_iter().enumerate() {
             let waiting = tokio::time::timeout(std::time::Duration::from_millis(200), ticket.durable());
             // The limit holds: without a trim nothing more is taken.
             match waiting.await {
@@ -244,7 +244,7 @@ async fn a_group_is_durable_together_and_a_full_log_waits_for_a_trim() {
     all.await;
     assert!((90..=110).contains(&done), "{done} of about 100 fit");
     group.trim(done);
-    let ticket = group.append(1, vec![1; 68]).await.expect("is taken");
+    let mut ticket = group.append(1, vec![1; 68]).await.expect("is taken");
     let number = tokio::time::timeout(std::time::Duration::from_secs(30), ticket.durable()).await;
     // The ticket given up above was taken all the same.
     assert_eq!(number.expect("in time"), Ok(121));

@@ -12,11 +12,12 @@ mod tests;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use self::payload::decode;
-use self::pump::{Arrival, Pump};
+use self::pump::{Arrival, Logged, Pump};
 use self::silence::{LoggedSilence, Peer};
 use super::checkpoint_store::GENERATIONS;
 use crate::codec::BadRow;
@@ -30,6 +31,9 @@ use crate::storage::log::{Log, LogError, LogLimits};
 use crate::storage::log_reader::{Entry, LogReader, Lost};
 use crate::storage::vfs::Vfs;
 use crate::time::{Clock, Time};
+
+/// How long the last acknowledgements may take.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Where a logged source stands: the number of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -63,6 +67,8 @@ pub(super) struct LoggedSource {
     committer: Option<Box<dyn Committer>>,
     silence: Arc<LoggedSilence>,
     kept: Arc<Mutex<VecDeque<u64>>>,
+    /// Rows that `next` waits for; it may be given up meanwhile.
+    current: Option<Logged>,
     /// Reads handed out by the last `next`.
     handed: usize,
 }
@@ -79,6 +85,7 @@ impl LoggedSource {
             committer: None,
             silence: Arc::default(),
             kept: Arc::default(),
+            current: None,
             handed: 0,
         }
     }
@@ -175,25 +182,61 @@ impl LoggedSource {
 
     async fn disconnect(&mut self) -> Result<(), ConnectorError> {
         self.silence.set(Peer::Away);
-        self.committer = None;
-        if let Some(pump) = self.pump.take() {
-            self.inner = Some(pump.stop().await?);
+        if let Some(mut pump) = self.pump.take() {
+            pump.stop();
+            // A full disk must not hold the end up.
+            if tokio::time::timeout(CLOSE_MAX, self.acknowledge_rest(&mut pump)).await.is_err() {
+                tracing::debug!(node = %self.shelf.node, "the peer will send the last rows again");
+            }
+            self.current = None;
+            self.inner = Some(pump.source().await?);
         }
+        self.committer = None;
         self.silence.waiting.clear();
         self.handed = 0;
         Ok(())
     }
 
-    async fn on_rows(&mut self, mut rows: Rows, received: Time, record: u64) -> Rows {
+    /// What is in the log is ours: the next start takes it from there, so the
+    /// peer need not send it again.
+    async fn acknowledge_rest(&mut self, pump: &mut Pump) {
+        let mut rest = self.current.take();
+        loop {
+            if let Some(mut logged) = rest.take() {
+                if logged.ticket.durable().await.is_err() {
+                    return;
+                }
+                self.acknowledge(&logged.rows.position).await;
+            }
+            match pump.arrivals.recv().await {
+                Some(Arrival::Rows(logged)) => rest = Some(logged),
+                Some(Arrival::Other(_) | Arrival::Failed(_)) => {}
+                None => return,
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self, position: &Position) {
         if let Some(committer) = self.committer.as_mut()
-            && let Err(error) = committer.commit(&rows.position).await
+            && let Err(error) = committer.commit(position).await
         {
             // It sends them again, and has been told nothing wrong.
             tracing::warn!(node = %self.shelf.node, "cannot acknowledge: {error}");
         }
+    }
+
+    /// The rows that were read last, durable and acknowledged.
+    async fn durable(&mut self) -> Result<Polled, ConnectorError> {
+        let gone = || ConnectorError::Lost("not open".into());
+        // They stay here while they wait: giving up `next` does not give up rows.
+        let current = self.current.as_mut().ok_or_else(gone)?;
+        let record = current.ticket.durable().await.map_err(|error| fatal(&error))?;
+        let position = current.rows.position.clone();
+        self.acknowledge(&position).await;
+        let Logged { mut rows, received, .. } = self.current.take().ok_or_else(gone)?;
         rows.position = Position::of(&Place { record });
         rows.received = Some(received);
-        rows
+        Ok(Polled::Rows(rows))
     }
 }
 
@@ -221,21 +264,21 @@ impl Source for LoggedSource {
         if self.pump.is_none() {
             self.connect().await?;
         }
-        let Some(pump) = self.pump.as_mut() else {
-            return Err(ConnectorError::Lost("not open".into()));
-        };
-        let Some(arrival) = pump.arrivals.recv().await else {
-            return Err(ConnectorError::Fatal("the source's task has died".into()));
-        };
-        self.handed = 1;
-        match arrival {
-            Arrival::Rows(rows, received, ticket) => {
-                let record = ticket.durable().await.map_err(|error| fatal(&error))?;
-                Ok(Polled::Rows(self.on_rows(rows, received, record).await))
+        if self.current.is_none() {
+            let Some(pump) = self.pump.as_mut() else {
+                return Err(ConnectorError::Lost("not open".into()));
+            };
+            let Some(arrival) = pump.arrivals.recv().await else {
+                return Err(ConnectorError::Fatal("the source's task has died".into()));
+            };
+            self.handed = 1;
+            match arrival {
+                Arrival::Rows(logged) => self.current = Some(logged),
+                Arrival::Other(polled) => return Ok(polled),
+                Arrival::Failed(error) => return Err(error),
             }
-            Arrival::Other(polled) => Ok(polled),
-            Arrival::Failed(error) => Err(error),
         }
+        self.durable().await
     }
 
     fn committer(&self) -> Option<Box<dyn Committer>> {

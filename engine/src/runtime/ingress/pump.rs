@@ -16,10 +16,17 @@ use crate::time::{Clock, Time};
 /// Reads that are on their way to be durable.
 const ARRIVALS_MAX: usize = 32;
 
+/// Rows on their way to be durable.
+pub(super) struct Logged {
+    pub(super) rows: Rows,
+    pub(super) received: Time,
+    pub(super) ticket: Ticket,
+}
+
 /// A read, in order.
 pub(super) enum Arrival {
-    /// Rows, when they came, and when they are durable.
-    Rows(Rows, Time, Ticket),
+    /// Rows.
+    Rows(Logged),
     /// What passes as it is.
     Other(Polled),
     /// The source cannot go on; the last word.
@@ -47,9 +54,13 @@ impl Pump {
         Pump { arrivals, stop, task }
     }
 
-    /// Stops reading and gives the source back.
-    pub(super) async fn stop(mut self) -> Result<Box<dyn Source>, ConnectorError> {
+    /// Stops reading; `arrivals` ends after what was read already.
+    pub(super) fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Gives the source back.
+    pub(super) async fn source(mut self) -> Result<Box<dyn Source>, ConnectorError> {
         self.arrivals.close();
         self.task.await.map_err(|error| ConnectorError::Fatal(format!("the source's task has died: {error}")))
     }
@@ -66,8 +77,8 @@ async fn pump(
     loop {
         let polled = tokio::select! {
             biased;
-            polled = source.next() => polled,
             _ = stop.wait_for(|stop| *stop) => return source,
+            polled = source.next() => polled,
         };
         waiting.add();
         let arrival = match polled {
@@ -89,7 +100,7 @@ async fn logged(rows: Rows, log: &GroupLog, now: Time) -> Arrival {
         Err(error) => return Arrival::Failed(ConnectorError::Fatal(format!("cannot log rows: {error}"))),
     };
     match log.append(now.0, bytes).await {
-        Ok(ticket) => Arrival::Rows(rows, now, ticket),
+        Ok(ticket) => Arrival::Rows(Logged { rows, received: now, ticket }),
         Err(error) => Arrival::Failed(ConnectorError::Fatal(error.to_string())),
     }
 }

@@ -1,7 +1,6 @@
 //! A logged source over a scripted one, on a simulated disk.
 
 use std::path::Path;
-use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field};
@@ -234,4 +233,27 @@ async fn what_no_checkpoint_needs_is_removed() {
     tokio::time::timeout(LIMIT, trimmed).await.expect("segments are removed");
     // The oldest of three checkpoints may still be gone back to.
     assert!(kept() <= *Path::new("/in/00000000000000000301.seg"), "{:?}", kept());
+}
+
+/// A stop is no crash: what the log has is acknowledged, also what nobody has
+/// read yet, and comes from the log at the next start and not from the peer.
+#[tokio::test]
+async fn after_a_stop_nothing_comes_twice() {
+    let (peer, disk) = (peer(20), SimDisk::default());
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, None).await.expect("opens");
+    for number in 1..=3 {
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(number));
+    }
+    // `next` is given up in the middle, as at every stop.
+    tokio::time::timeout(Duration::ZERO, source.next()).await.ok();
+    source.close().await.expect("closes");
+    let acknowledged = peer.lock().expect("no panic").acknowledged;
+    assert!(acknowledged > 4, "{acknowledged}");
+    drop(source);
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, Some(3)).await.expect("opens");
+    for number in 4..=20 {
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(number));
+    }
 }
