@@ -133,7 +133,11 @@ impl Times {
                     let zones = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
                     wrong(format!("there is no time zone `{zone}`"), "zone").suggest(zone, zones)
                 })?;
-                Ok(Times::Cron(Box::new(pattern), zone))
+                let times = Times::Cron(Box::new(pattern), zone);
+                match times.after(Time(0)) {
+                    Some(_) => Ok(times),
+                    None => Err(wrong(format!("`{}` never comes", cron.value), "cron")),
+                }
             }
             (None, None) => {
                 let message = format!("source `{}` has neither `every` nor `cron`", config.name);

@@ -71,6 +71,12 @@ fn build(
         let message = format!("`{}` needs `absolute` or `percent`", config.name);
         diagnostics.push(Diagnostic::error("TG-C004", message).at(config.name_span.clone()));
     }
+    for (key, value) in [("absolute", absolute), ("percent", percent)] {
+        if value.is_some_and(|value| value.is_nan() || value < 0.0) {
+            let message = format!("`{key}` of `{}` is below zero: every change is larger", config.name);
+            diagnostics.push(Diagnostic::error("TG-C005", message).at(table.span_of(key)));
+        }
+    }
     let Some(column) = column.filter(|_| diagnostics.is_empty()) else {
         return Err(ConfigError(diagnostics));
     };
