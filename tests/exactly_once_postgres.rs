@@ -13,6 +13,7 @@ mod postgres;
 #[path = "exactly_once/process.rs"]
 mod process;
 
+use std::path::Path;
 use std::process::Command;
 
 use postgres::Server;
@@ -118,6 +119,68 @@ fn a_dead_server_stops_neither_checkpoints_nor_a_stop() {
     run_once(folder.path());
     let counted = server.ask("SELECT string_agg(id::text, ' ' ORDER BY id) FROM \"every row\"");
     assert_eq!(text(&counted[0]), ["1 2"]);
+}
+
+#[test]
+fn a_transaction_that_was_left_under_way_is_waited_for() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("topology.toml"), TOPOLOGY.replace("URL", &server.url()))
+        .expect("written");
+    std::fs::write(folder.path().join("rows.jsonl"), "").expect("written");
+    run_once(folder.path());
+    // A transaction of a killed process: it has the marker, and is not done yet.
+    server.ask("CREATE TABLE IF NOT EXISTS \"every row\" (id bigint, device text, received_at timestamptz)");
+    let held = server.hold("UPDATE _tidegate_epochs SET epoch = epoch WHERE sink = 'kills/all'");
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"id\":1,\"device\":\"d\"}\n").expect("written");
+    let mut child = start(folder.path());
+    pause(1_500);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill").success());
+    assert!(child.wait().expect("ends").success());
+    let epoch = last_epoch(folder.path());
+    let waiting = std::thread::spawn({
+        let folder = folder.path().to_owned();
+        move || run_once(&folder)
+    });
+    pause(1_500);
+    held.finish(&format!(
+        "INSERT INTO \"every row\" (id) VALUES (1); UPDATE _tidegate_epochs SET epoch = {epoch} WHERE sink = 'kills/all'"
+    ));
+    waiting.join().expect("ends");
+    assert_eq!(text(&server.ask("SELECT count(*) FROM \"every row\"")[0]), ["1"]);
+}
+
+#[test]
+fn rows_are_not_there_without_their_marker() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("topology.toml"), TOPOLOGY.replace("URL", &server.url()))
+        .expect("written");
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"id\":1,\"device\":\"d\"}\n").expect("written");
+    server.ask(
+        "CREATE TABLE _tidegate_epochs (sink text PRIMARY KEY, epoch bigint NOT NULL); \
+         CREATE TABLE \"every row\" (id bigint, device text, received_at timestamptz); \
+         CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$; \
+         CREATE TRIGGER no BEFORE UPDATE ON _tidegate_epochs FOR EACH ROW EXECUTE FUNCTION no()",
+    );
+    let child = start(folder.path());
+    pause(2_000);
+    kill(child);
+    let count = || server.ask("SELECT count(*) FROM \"every row\"");
+    assert_eq!(text(&count()[0]), ["0"]);
+    server.ask("DROP TRIGGER no ON _tidegate_epochs");
+    run_once(folder.path());
+    assert_eq!(text(&count()[0]), ["1"]);
+}
+
+/// The topology's last checkpoint.
+fn last_epoch(folder: &Path) -> u64 {
+    let epochs = std::fs::read_dir(folder.join(".tidegate/kills/checkpoints")).expect("a folder");
+    let epochs = epochs.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        name.strip_prefix("checkpoint-")?.parse().ok()
+    });
+    epochs.max().expect("a checkpoint")
 }
 
 const TYPES: &str = r#"

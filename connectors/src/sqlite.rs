@@ -294,3 +294,80 @@ fn refused(error: rusqlite::Error) -> RemoteError {
         _ => RemoteError::Lost(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, UInt64Array};
+    use std::sync::Arc;
+
+    fn remote(folder: &Path) -> Sqlite {
+        let columns = batch(&[]).schema();
+        let table = SqlTable {
+            schema: None,
+            name: "out".into(),
+            key: Vec::new(),
+            create: true,
+            columns,
+            sink: "test/out".into(),
+        };
+        Sqlite { path: folder.join("out.db"), table, connection: None }
+    }
+
+    fn batch(ids: &[i64]) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
+        RecordBatch::try_from_iter([("id", column)]).expect("a batch")
+    }
+
+    fn seen(folder: &Path) -> (i64, i64) {
+        let other = Connection::open(folder.join("out.db")).expect("opens");
+        let query = "SELECT (SELECT count(*) FROM out), (SELECT epoch FROM _tidegate_epochs)";
+        other.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("answers")
+    }
+
+    #[tokio::test]
+    async fn rows_and_marker_are_there_together_or_not_at_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut remote = remote(folder.path());
+        assert_eq!(remote.connect().await, Ok(0));
+        assert_eq!(remote.begin().await, Ok(0));
+        remote.insert(&batch(&[1, 2])).await.expect("taken");
+        assert_eq!(seen(folder.path()), (0, 0));
+        assert_eq!(remote.connect().await, Ok(0));
+        assert_eq!(seen(folder.path()), (0, 0), "what was not committed is rolled back");
+
+        let other = Connection::open(folder.path().join("out.db")).expect("opens");
+        let refuse =
+            "CREATE TRIGGER no BEFORE UPDATE ON _tidegate_epochs BEGIN SELECT RAISE(ABORT, 'no'); END";
+        other.execute_batch(refuse).expect("a trigger");
+        assert_eq!(remote.begin().await, Ok(0));
+        remote.insert(&batch(&[1, 2])).await.expect("taken");
+        assert!(matches!(remote.commit(3).await, Err(RemoteError::Lost(_))));
+        assert_eq!(seen(folder.path()), (0, 0), "no rows without their marker");
+
+        other.execute_batch("DROP TRIGGER no").expect("dropped");
+        assert_eq!(remote.connect().await, Ok(0));
+        assert_eq!(remote.begin().await, Ok(0));
+        remote.insert(&batch(&[1, 2])).await.expect("taken");
+        remote.commit(3).await.expect("committed");
+        assert_eq!(seen(folder.path()), (2, 3));
+        assert_eq!(remote.begin().await, Ok(3));
+    }
+
+    #[tokio::test]
+    async fn refused_rows_leave_the_transaction_as_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut remote = remote(folder.path());
+        let other = Connection::open(folder.path().join("out.db")).expect("opens");
+        other.execute_batch("CREATE TABLE out (id INTEGER PRIMARY KEY)").expect("a table");
+        remote.connect().await.expect("connects");
+        remote.begin().await.expect("begins");
+        remote.insert(&batch(&[1])).await.expect("taken");
+        assert!(matches!(remote.insert(&batch(&[2, 1])).await, Err(RemoteError::Refused(_))));
+        let large: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX]));
+        let large = RecordBatch::try_from_iter([("id", large)]).expect("a batch");
+        assert!(matches!(remote.insert(&large).await, Err(RemoteError::Refused(_))));
+        remote.commit(1).await.expect("committed");
+        assert_eq!(seen(folder.path()), (1, 1));
+    }
+}

@@ -111,6 +111,20 @@ impl Server {
         format!("postgresql://tidegate@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// Begins a transaction with this statement, and leaves it under way.
+    pub(crate) fn hold(&self, statement: &str) -> Held {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let client = runtime.block_on(async {
+            let connected = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await;
+            let (client, connection) = connected.expect("connects");
+            tokio::spawn(connection);
+            client.batch_execute(&format!("BEGIN; {statement}")).await.expect("holds");
+            client
+        });
+        Held { runtime, client }
+    }
+
     /// A statement, and its first rows as text.
     pub(crate) fn ask(&self, statement: &str) -> Vec<Vec<Option<String>>> {
         let work = async {
@@ -133,6 +147,20 @@ impl Server {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async { tokio::time::timeout(LIMIT, work).await.expect("in time") })
+    }
+}
+
+/// A transaction that is under way.
+pub(crate) struct Held {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Held {
+    /// Commits it with these statements more.
+    pub(crate) fn finish(self, statements: &str) {
+        let all = format!("{statements}; COMMIT");
+        self.runtime.block_on(self.client.batch_execute(&all)).expect("commits");
     }
 }
 

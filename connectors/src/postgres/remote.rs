@@ -59,7 +59,11 @@ impl Postgres {
             );
             make(client, &create).await?;
         }
-        let first = format!("INSERT INTO {markers} (sink, epoch) VALUES ($1, 0) ON CONFLICT DO NOTHING");
+        // Where the row is there, it is not touched: whoever has it would be waited for.
+        let first = format!(
+            "INSERT INTO {markers} (sink, epoch) SELECT $1::text, 0 \
+             WHERE NOT EXISTS (SELECT 1 FROM {markers} WHERE sink = $1) ON CONFLICT DO NOTHING"
+        );
         client.execute(&first, &[&self.table.sink]).await.map_err(lost)?;
         if !exists(client, &name).await? {
             if !self.table.create {
