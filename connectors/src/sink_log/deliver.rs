@@ -129,7 +129,9 @@ impl Delivery {
         self.tried = self.tried.max(resumed);
         if !self.is_connected {
             let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
-            self.check(marker)?;
+            let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
+            Self::check(marker, born.unwrap_or(self.tried))?;
+            meet(&self.shelf).await?;
             self.is_connected = true;
         }
         let done = self.done;
@@ -172,7 +174,7 @@ impl Delivery {
             Some(transaction) => transaction,
             None => {
                 let marker = in_time(STEP_TIMEOUT, self.remote.begin()).await?;
-                self.check(marker)?;
+                Self::check(marker, self.tried)?;
                 Transaction { epoch: marker, began_at: marker, ..Transaction::default() }
             }
         };
@@ -245,15 +247,14 @@ impl Delivery {
 
     /// A marker that none of our checkpoints knows: rows after the checkpoint
     /// have been delivered, and will come again under other epochs.
-    fn check(&self, marker: u64) -> Result<(), RemoteError> {
-        if marker <= self.tried {
+    fn check(marker: u64, known: u64) -> Result<(), RemoteError> {
+        if marker <= known {
             return Ok(());
         }
         Err(RemoteError::Fatal(format!(
-            "the remote side has rows up to epoch {marker}, later than epoch {} that this topology is at: its state is \
-             older than what was delivered, or another topology of this name writes there. Bring the newer state \
-             back, or accept rows twice and remove this sink's row from _tidegate_epochs",
-            self.tried
+            "the remote side has rows up to epoch {marker}, later than epoch {known} that this topology knows of: its \
+             state is older than what was delivered, or another topology of this name writes there. Bring the newer \
+             state back, or accept rows twice and remove this sink's row from _tidegate_epochs"
         )))
     }
 
@@ -270,6 +271,19 @@ impl Delivery {
         }
         self.state = state;
     }
+}
+
+/// Notes that the remote side has been seen, before it gets rows: durable, or
+/// the marker that those move would look like another log's.
+async fn meet(shelf: &Arc<Mutex<Shelf>>) -> Result<(), RemoteError> {
+    let met = with_shelf(shelf, |shelf| {
+        shelf.meet()?;
+        shelf.sync()
+    });
+    met.await.map_err(|error| match error {
+        LogError::Full(_) => RemoteError::Lost(error.to_string()),
+        LogError::Broken(_) | LogError::Unreadable(_) => RemoteError::Fatal(error.to_string()),
+    })
 }
 
 /// Counts rows that are lost to their own fault.

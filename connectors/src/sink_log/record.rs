@@ -9,6 +9,8 @@ use arrow::ipc::writer::StreamWriter;
 const VERSION: u8 = 1;
 const ROWS: u8 = 1;
 const FORGET: u8 = 2;
+const BORN: u8 = 3;
+const MET: u8 = 4;
 /// Bytes before the rows.
 const HEAD_BYTES: usize = 10;
 
@@ -20,11 +22,25 @@ pub(super) enum Head {
     /// Rows of later epochs that stand before this record come again, and are
     /// not to be delivered from here.
     Forget(u64),
+    /// The log began when the topology was at this epoch.
+    Born(u64),
+    /// Since then the remote side has been seen, with no marker beyond it.
+    Met,
 }
 
 /// A record that forgets epochs after `epoch`.
 pub(super) fn forget(epoch: u64) -> Vec<u8> {
     head(FORGET, epoch)
+}
+
+/// A record that tells the beginning of the log.
+pub(super) fn born(epoch: u64) -> Vec<u8> {
+    head(BORN, epoch)
+}
+
+/// A record that the remote side has been seen.
+pub(super) fn met() -> Vec<u8> {
+    head(MET, 0)
 }
 
 /// A record of rows of one shape.
@@ -64,6 +80,8 @@ pub(super) fn read_head(record: &[u8]) -> Result<(Head, &[u8]), String> {
     match *kind {
         ROWS => Ok((Head::Rows(epoch), rest)),
         FORGET => Ok((Head::Forget(epoch), rest)),
+        BORN => Ok((Head::Born(epoch), rest)),
+        MET => Ok((Head::Met, rest)),
         other => Err(format!("a record of the unknown kind {other}")),
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Shelf {
     forgets: Vec<(u64, u64)>,
     /// The latest epoch of rows that are not forgotten.
     newest: u64,
+    /// The epoch that the log began at, until the remote side has been seen.
+    born: Option<u64>,
 }
 
 /// What comes next out of the log.
@@ -44,7 +46,7 @@ impl Shelf {
         // Whoever appends knows when to wait for room.
         let limits = LogLimits { segment_bytes, bytes_max: u64::MAX };
         let log = Log::open(vfs, folder, limits, 0)?;
-        let mut shelf = Shelf { log, forgets: Vec::new(), newest: 0 };
+        let mut shelf = Shelf { log, forgets: Vec::new(), newest: 0, born: None };
         let mut reader = shelf.records_after(0);
         while let Some(entry) = reader.next_entry()? {
             match entry {
@@ -61,23 +63,47 @@ impl Shelf {
                         shelf.forgets.push((record.number, epoch));
                         shelf.newest = epoch.min(shelf.newest);
                     }
+                    (Head::Born(epoch), _) => shelf.born = Some(epoch),
+                    (Head::Met, _) => shelf.born = None,
                 },
             }
         }
         Ok(shelf)
     }
 
-    /// Forgets rows of epochs after this one, durably.
+    /// Forgets rows of epochs after this one, durably. A log that is new notes
+    /// where it began.
     ///
     /// # Errors
     /// As `Log::sync`; call it again after `Full`.
     pub(super) fn forget_after(&mut self, epoch: u64) -> Result<(), LogError> {
+        if self.log.durable() == 0 && self.born.is_none() {
+            self.log.append(0, &record::born(epoch))?;
+            self.born = Some(epoch);
+        }
         if self.newest > epoch {
             let number = self.log.append(0, &record::forget(epoch))?;
             self.forgets.push((number, epoch));
             self.newest = epoch;
         }
         self.log.sync().map(drop)
+    }
+
+    /// The highest marker that the remote side may have, if it was never seen
+    /// since the log began: epochs of another log must not pass for ours.
+    pub(super) fn born(&self) -> Option<u64> {
+        self.born
+    }
+
+    /// The remote side has been seen; durable with what follows.
+    ///
+    /// # Errors
+    /// `Broken`.
+    pub(super) fn meet(&mut self) -> Result<(), LogError> {
+        if self.born.take().is_some() {
+            self.log.append(0, &record::met())?;
+        }
+        Ok(())
     }
 
     /// Takes rows; they are durable after `sync`. Answers how many were too
@@ -176,7 +202,7 @@ pub(super) fn next_item(reader: &mut LogReader, forgets: &[(u64, u64)]) -> Resul
         (Head::Rows(epoch), rest) if !is_forgotten(forgets, number, epoch) => {
             Some((epoch, record::read_rows(rest).map_err(|reason| unreadable(number, &reason))?))
         }
-        (Head::Rows(_) | Head::Forget(_), _) => None,
+        (Head::Rows(_) | Head::Forget(_) | Head::Born(_) | Head::Met, _) => None,
     };
     Ok(Some(Item { number, rows }))
 }

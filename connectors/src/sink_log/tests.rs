@@ -218,6 +218,28 @@ async fn a_marker_that_is_ahead_stops_the_topology() {
 }
 
 #[tokio::test]
+async fn a_marker_of_another_log_stops_the_topology_even_when_it_is_seen_late() {
+    let (script, disk) = (Script::default(), SimDisk::default());
+    script.world().marker = 2;
+    script.world().is_away = true;
+    // The state of the marker's topology has been removed; this one begins anew.
+    let mut first = opened(&script, &disk, 0).await;
+    for epoch in 1..=5 {
+        put(&mut first, epoch, [1]).await;
+        first.commit(epoch).await.expect("ordered");
+    }
+    drop(first);
+    let mut second = opened(&script, &disk, 5).await;
+    script.world().is_away = false;
+    let closed = tokio::time::timeout(LIMIT, second.close()).await.expect("is bounded");
+    assert!(
+        matches!(&closed, Err(ConnectorError::Fatal(message)) if message.contains("epoch 2")),
+        "{closed:?}"
+    );
+    assert!(script.world().rows.is_empty());
+}
+
+#[tokio::test]
 async fn only_bad_rows_are_left_out() {
     let (script, disk) = (Script::default(), SimDisk::default());
     script.world().bad = BTreeSet::from([3, 500, 999]);
