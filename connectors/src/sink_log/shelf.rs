@@ -26,6 +26,10 @@ pub(super) struct Shelf {
     newest: u64,
     /// The epoch that the log began at, until the remote side has been seen.
     born: Option<u64>,
+    /// Records that say something about those before them, oldest first: a
+    /// crash must not bring those back without them.
+    hinges: Vec<u64>,
+    is_trim_broken: bool,
 }
 
 /// What comes next out of the log.
@@ -46,7 +50,14 @@ impl Shelf {
         // Whoever appends knows when to wait for room.
         let limits = LogLimits { segment_bytes, bytes_max: u64::MAX };
         let log = Log::open(vfs, folder, limits, 0)?;
-        let mut shelf = Shelf { log, forgets: Vec::new(), newest: 0, born: None };
+        let mut shelf = Shelf {
+            log,
+            forgets: Vec::new(),
+            newest: 0,
+            born: None,
+            hinges: Vec::new(),
+            is_trim_broken: false,
+        };
         let mut reader = shelf.records_after(0);
         while let Some(entry) = reader.next_entry()? {
             match entry {
@@ -61,10 +72,14 @@ impl Shelf {
                     (Head::Rows(epoch), _) => shelf.newest = shelf.newest.max(epoch),
                     (Head::Forget(epoch), _) => {
                         shelf.forgets.push((record.number, epoch));
+                        shelf.hinges.push(record.number);
                         shelf.newest = epoch.min(shelf.newest);
                     }
                     (Head::Born(epoch), _) => shelf.born = Some(epoch),
-                    (Head::Met, _) => shelf.born = None,
+                    (Head::Met, _) => {
+                        shelf.born = None;
+                        shelf.hinges.push(record.number);
+                    }
                 },
             }
         }
@@ -84,6 +99,7 @@ impl Shelf {
         if self.newest > epoch {
             let number = self.log.append(0, &record::forget(epoch))?;
             self.forgets.push((number, epoch));
+            self.hinges.push(number);
             self.newest = epoch;
         }
         self.log.sync().map(drop)
@@ -101,7 +117,8 @@ impl Shelf {
     /// `Broken`.
     pub(super) fn meet(&mut self) -> Result<(), LogError> {
         if self.born.take().is_some() {
-            self.log.append(0, &record::met())?;
+            let number = self.log.append(0, &record::met())?;
+            self.hinges.push(number);
         }
         Ok(())
     }
@@ -163,11 +180,20 @@ impl Shelf {
 
     /// Records up to this one have been delivered.
     pub(super) fn trim(&mut self, number: u64) {
-        if let Err(error) = self.log.trim(number) {
-            tracing::warn!("cannot trim the sink's log: {error}");
+        let hinges = self.hinges.iter().filter(|hinge| **hinge <= number).map(|hinge| hinge - 1);
+        // One step for each: removals of one step may come to the disk in any order.
+        for step in hinges.chain([number]).collect::<Vec<_>>() {
+            if self.is_trim_broken {
+                return;
+            }
+            if let Err(error) = self.log.trim(step) {
+                tracing::warn!("cannot trim the sink's log, and leaves it until the next start: {error}");
+                self.is_trim_broken = true;
+            }
         }
         let oldest = self.log.oldest();
         self.forgets.retain(|(forget, _)| *forget >= oldest);
+        self.hinges.retain(|hinge| *hinge >= oldest);
     }
 
     /// Bytes in use.
