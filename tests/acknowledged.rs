@@ -77,6 +77,22 @@ fn stop(mut child: Child, signal: &str) {
     child.wait().expect("ends");
 }
 
+const TABLE: &str = r#"
+[topology]
+checkpoint_interval = "30ms"
+
+[source.orders]
+type   = "http"
+listen = "ADDRESS"
+schema = { id = "int64" }
+
+[sink.out]
+type  = "sqlite"
+from  = "orders"
+path  = "out.db"
+table = "orders"
+"#;
+
 fn folder(interval: &str) -> (tempfile::TempDir, String) {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("bound").to_string();
@@ -100,6 +116,24 @@ fn acknowledged_rows_survive_a_kill_before_the_first_checkpoint_and_after_it() {
     let (files, ids) = published(folder.path());
     assert_eq!(ids, (0..=60).collect::<Vec<_>>());
     assert!(files <= 4, "{files} files for three kills and a stop");
+}
+
+#[test]
+fn acknowledged_rows_are_in_a_table_once_after_many_kills() {
+    let (folder, address) = folder("1h");
+    std::fs::write(folder.path().join("topology.toml"), TABLE.replace("ADDRESS", &address)).expect("written");
+    for round in 0..15 {
+        let child = start(folder.path());
+        (round * 7..round * 7 + 7).for_each(|id| post(&address, id));
+        stop(child, "-KILL");
+    }
+    let child = start(folder.path());
+    post(&address, 105);
+    stop(child, "-TERM");
+    let database = rusqlite::Connection::open(folder.path().join("out.db")).expect("a database");
+    let mut query = database.prepare("SELECT id FROM orders ORDER BY id").expect("a query");
+    let ids = query.query_map([], |row| row.get(0)).expect("rows");
+    assert_eq!(ids.collect::<Result<Vec<i64>, _>>().expect("rows"), (0..=105).collect::<Vec<_>>());
 }
 
 #[test]

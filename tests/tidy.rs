@@ -120,7 +120,8 @@ fn each_protocol_library_stays_in_its_folder() {
     allowed("tokio_modbus::", &["connectors/src/modbus", "src/demo/"]);
     allowed("opcua::", &["connectors/src/opcua", "src/demo/"]);
     allowed("datafusion::", &["operators/src/"]);
-    allowed("rusqlite::", &["engine/src/flow/"]);
+    allowed("rusqlite::", &["engine/src/flow/", "connectors/src/sqlite"]);
+    allowed("tokio_postgres::", &["connectors/src/postgres"]);
 }
 
 #[test]

@@ -13,9 +13,13 @@ mod modbus;
 mod mqtt;
 mod number;
 mod opcua;
+mod postgres;
 mod row_encoder;
 mod schedule;
 mod seldom;
+mod sink_log;
+mod sql_table;
+mod sqlite;
 mod stdout;
 mod table;
 #[cfg(test)]
@@ -45,6 +49,8 @@ pub const SINKS: &[Row<BuildSink>] = &[
     http::SINK,
     kafka::SINK,
     mqtt::SINK,
+    postgres::SINK,
+    sqlite::SINK,
     stdout::SINK,
 ];
 

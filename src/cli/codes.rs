@@ -156,6 +156,25 @@ pub(super) const CODES: &[Code] = &[
     ),
     code("TG-C036", "a schedule that cannot be", "cron = \"61 * * * *\"", "cron = \"0 * * * *\""),
     code("TG-C037", "a table whose file cannot be read", "limit: \"much\"", "limit: 5.0"),
+    code("TG-D001", "a table that no sink can write to", "table = \"a.b.c\"", "table = \"b.c\""),
+    code(
+        "TG-D002",
+        "a mode of writing to a table and a key that do not go together",
+        "mode = \"upsert\" alone",
+        "mode = \"upsert\"  key = [\"device\"]",
+    ),
+    code(
+        "TG-D003",
+        "a column that no table takes",
+        "select = [\"a_list\"]",
+        "a `project` before the sink that leaves it out",
+    ),
+    code(
+        "TG-D004",
+        "no address of a PostgreSQL server",
+        "url = \"localhost\"",
+        "url = \"postgresql://user@localhost/database\"",
+    ),
     code("TG-F001", "tasks of a flow that are no list of tables", "[flow.x.task]", "[[flow.x.task]]"),
     code("TG-F002", "a task's id is missing, taken or reserved", "id = \"run\"", "id = \"notify\""),
     code(

@@ -1,0 +1,337 @@
+//! The task that delivers a sink's log: committed epochs, in order, each in one
+//! transaction with its marker. It must never trim what the remote side has
+//! not committed.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use tidegate_engine::storage::log::LogError;
+use tidegate_engine::storage::log_reader::LogReader;
+use tokio::sync::watch;
+
+use super::shelf::{Item, Shelf, next_item};
+use super::{Remote, RemoteError, with_shelf};
+
+/// First wait after a lost peer.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// An attempt to connect, or to begin a transaction.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One step of a transaction; a dead network says nothing by itself.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A transaction takes further epochs until it has this many rows.
+const TRANSACTION_ROWS: usize = 50_000;
+/// Rows that are read ahead.
+const CHUNK_ROWS: usize = 10_000;
+/// Refused rows that are logged one by one, of each transaction.
+const TOLD_MAX: usize = 10;
+
+/// What the task may do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Orders {
+    /// The epoch that the topology went on from.
+    pub(super) resumed: u64,
+    /// Epochs up to this one are to be delivered; nothing before it is set.
+    pub(super) committed: Option<u64>,
+    /// Whether to end when that is done.
+    pub(super) is_closing: bool,
+}
+
+/// What the task has done.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// The order that was carried out.
+    pub(super) committed: Option<u64>,
+    /// Grows with every step that the remote side has taken.
+    pub(super) steps: u64,
+    /// Why it does not go on.
+    pub(super) fatal: Option<String>,
+}
+
+/// The task.
+pub(super) struct Delivery {
+    node: String,
+    remote: Box<dyn Remote>,
+    shelf: Arc<Mutex<Shelf>>,
+    progress: watch::Sender<Progress>,
+    is_connected: bool,
+    /// The last epoch that this task has tried to commit.
+    tried: u64,
+    /// Records up to this one are delivered or forgotten.
+    done: u64,
+    state: String,
+}
+
+/// A transaction under way.
+#[derive(Default)]
+struct Transaction {
+    /// The last epoch whose rows it has.
+    epoch: u64,
+    /// The marker it began with: up to there everything has been delivered.
+    began_at: u64,
+    rows: usize,
+    refused: usize,
+    reasons: Vec<String>,
+}
+
+impl Delivery {
+    pub(super) fn new(
+        node: &str,
+        remote: Box<dyn Remote>,
+        shelf: Arc<Mutex<Shelf>>,
+        progress: watch::Sender<Progress>,
+    ) -> Delivery {
+        Delivery {
+            node: node.to_owned(),
+            remote,
+            shelf,
+            progress,
+            is_connected: false,
+            tried: 0,
+            done: 0,
+            state: String::new(),
+        }
+    }
+
+    /// Delivers until it is told to close, or must not go on.
+    pub(super) async fn run(mut self, mut orders: watch::Receiver<Orders>) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let delivered = self.progress.borrow().committed;
+            let is_due = |orders: &Orders| orders.committed > delivered || orders.is_closing;
+            let Ok(order) = orders.wait_for(is_due).await.map(|orders| *orders) else { return };
+            let Some(committed) = order.committed.filter(|_| order.committed > delivered) else { return };
+            match self.round(order.resumed, committed).await {
+                Ok(()) => {
+                    backoff = BACKOFF_MIN;
+                    self.say("connected", "");
+                    self.progress.send_modify(|progress| progress.committed = Some(committed));
+                }
+                Err(RemoteError::Fatal(message)) => {
+                    self.say("failed", &message);
+                    self.progress.send_modify(|progress| progress.fatal = Some(message));
+                    return;
+                }
+                Err(RemoteError::Lost(message) | RemoteError::Refused(message)) => {
+                    self.is_connected = false;
+                    self.say("lost", &message);
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    /// Delivers what is there up to an epoch.
+    async fn round(&mut self, resumed: u64, committed: u64) -> Result<(), RemoteError> {
+        self.tried = self.tried.max(resumed);
+        if !self.is_connected {
+            let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
+            let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
+            Self::check(marker, born.unwrap_or(self.tried))?;
+            meet(&self.shelf).await?;
+            self.is_connected = true;
+        }
+        let done = self.done;
+        let (mut reader, forgets) =
+            with_shelf(&self.shelf, move |shelf| (shelf.records_after(done), shelf.forgets())).await;
+        let forgets = Arc::new(forgets);
+        let mut transaction = None;
+        let mut passed = self.done;
+        loop {
+            let chunk;
+            (reader, chunk) = read(reader, Arc::clone(&forgets), committed).await?;
+            for Item { number, rows } in chunk.items {
+                if let Some((epoch, batches)) = rows {
+                    self.deliver(&mut transaction, passed, epoch, &batches).await?;
+                }
+                passed = number;
+            }
+            if chunk.is_end {
+                return self.finish(&mut transaction, passed).await;
+            }
+        }
+    }
+
+    /// Adds rows to the transaction. A full one is committed before the first
+    /// row of another epoch, when records up to `passed` are in it.
+    async fn deliver(
+        &mut self,
+        under_way: &mut Option<Transaction>,
+        passed: u64,
+        epoch: u64,
+        batches: &[RecordBatch],
+    ) -> Result<(), RemoteError> {
+        if under_way
+            .as_ref()
+            .is_some_and(|under_way| under_way.rows >= TRANSACTION_ROWS && under_way.epoch < epoch)
+        {
+            self.finish(under_way, passed).await?;
+        }
+        let mut transaction = match under_way.take() {
+            Some(transaction) => transaction,
+            None => {
+                let marker = in_time(STEP_TIMEOUT, self.remote.begin()).await?;
+                Self::check(marker, self.tried)?;
+                Transaction { epoch: marker, began_at: marker, ..Transaction::default() }
+            }
+        };
+        if epoch > transaction.began_at {
+            for batch in batches {
+                self.insert(&mut transaction, batch).await?;
+            }
+            transaction.epoch = epoch;
+        }
+        *under_way = Some(transaction);
+        Ok(())
+    }
+
+    /// Inserts rows in as few parts as possible: a part that is refused is
+    /// halved until the bad row stands alone.
+    async fn insert(
+        &mut self,
+        transaction: &mut Transaction,
+        batch: &RecordBatch,
+    ) -> Result<(), RemoteError> {
+        let mut parts = vec![(0, batch.num_rows())];
+        while let Some((from, to)) = parts.pop() {
+            let part = batch.slice(from, to - from);
+            match in_time(STEP_TIMEOUT, self.remote.insert(&part)).await {
+                Ok(()) => transaction.rows += to - from,
+                Err(RemoteError::Refused(reason)) if to - from <= 1 => {
+                    transaction.refused += 1;
+                    if transaction.reasons.len() < TOLD_MAX {
+                        transaction.reasons.push(reason);
+                    }
+                }
+                Err(RemoteError::Refused(_)) => {
+                    let middle = from + (to - from) / 2;
+                    parts.push((middle, to));
+                    parts.push((from, middle));
+                }
+                Err(error) => return Err(error),
+            }
+            self.progress.send_modify(|progress| progress.steps += 1);
+        }
+        Ok(())
+    }
+
+    /// Commits, then lets go of the records up to `passed`.
+    async fn finish(&mut self, under_way: &mut Option<Transaction>, passed: u64) -> Result<(), RemoteError> {
+        if let Some(transaction) = under_way.take() {
+            self.tried = self.tried.max(transaction.epoch);
+            in_time(STEP_TIMEOUT, self.remote.commit(transaction.epoch)).await?;
+            self.progress.send_modify(|progress| progress.steps += 1);
+            let (rows, node) = (transaction.rows, self.node.clone());
+            metrics::counter!("tidegate_sink_delivered_total", "node" => node)
+                .increment(u64::try_from(rows).unwrap_or(u64::MAX));
+            for reason in &transaction.reasons {
+                tracing::warn!(node = %self.node, "row refused: {reason}");
+            }
+            if let Some(reason) = transaction.reasons.first() {
+                refused(&self.node, transaction.refused, reason);
+            }
+        }
+        self.done = passed;
+        let bytes = with_shelf(&self.shelf, move |shelf| {
+            shelf.trim(passed);
+            shelf.bytes()
+        });
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        let bytes = bytes.await as f64;
+        metrics::gauge!("tidegate_sink_log_bytes", "node" => self.node.clone()).set(bytes);
+        Ok(())
+    }
+
+    /// A marker that none of our checkpoints knows: rows after the checkpoint
+    /// have been delivered, and will come again under other epochs.
+    fn check(marker: u64, known: u64) -> Result<(), RemoteError> {
+        if marker <= known {
+            return Ok(());
+        }
+        Err(RemoteError::Fatal(format!(
+            "the remote side has rows up to epoch {marker}, later than epoch {known} that this topology knows of: its \
+             state is older than what was delivered, or another topology of this name writes there. Bring the newer \
+             state back, or accept rows twice and remove this sink's row from _tidegate_epochs"
+        )))
+    }
+
+    /// One line for each change.
+    fn say(&mut self, word: &str, message: &str) {
+        let state = format!("{word}: {message}");
+        if state == self.state {
+            return;
+        }
+        match word {
+            "connected" => tracing::info!(node = %self.node, "the remote side is connected"),
+            "lost" => tracing::warn!(node = %self.node, "the remote side is lost: {message}; trying again"),
+            _ => tracing::error!(node = %self.node, "{message}"),
+        }
+        self.state = state;
+    }
+}
+
+/// Notes that the remote side has been seen, before it gets rows: durable, or
+/// the marker that those move would look like another log's.
+async fn meet(shelf: &Arc<Mutex<Shelf>>) -> Result<(), RemoteError> {
+    let met = with_shelf(shelf, |shelf| {
+        shelf.meet()?;
+        shelf.sync()
+    });
+    met.await.map_err(|error| match error {
+        LogError::Full(_) => RemoteError::Lost(error.to_string()),
+        LogError::Broken(_) | LogError::Unreadable(_) => RemoteError::Fatal(error.to_string()),
+    })
+}
+
+/// Counts rows that are lost to their own fault.
+pub(super) fn refused(node: &str, rows: usize, reason: &str) {
+    metrics::counter!("tidegate_sink_refused_total", "node" => node.to_owned())
+        .increment(u64::try_from(rows).unwrap_or(u64::MAX));
+    tracing::warn!(%node, rows, "rows refused; the first: {reason}");
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, RemoteError>>,
+) -> Result<T, RemoteError> {
+    let timed_out = || RemoteError::Lost(format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+/// Items that were read ahead.
+#[derive(Default)]
+struct Chunk {
+    items: Vec<Item>,
+    /// Whether nothing more may be delivered now.
+    is_end: bool,
+}
+
+/// Reads on, up to an epoch.
+async fn read(
+    mut reader: LogReader,
+    forgets: Arc<Vec<(u64, u64)>>,
+    committed: u64,
+) -> Result<(LogReader, Chunk), RemoteError> {
+    let worked = tokio::task::spawn_blocking(move || {
+        let (mut chunk, mut rows) = (Chunk::default(), 0);
+        while rows < CHUNK_ROWS {
+            let item = next_item(&mut reader, &forgets)?;
+            // Those behind one that must wait are of no earlier epoch.
+            let Some(item) =
+                item.filter(|item| item.rows.as_ref().is_none_or(|(epoch, _)| *epoch <= committed))
+            else {
+                chunk.is_end = true;
+                break;
+            };
+            let batches = item.rows.iter().flat_map(|(_, batches)| batches);
+            rows += batches.map(RecordBatch::num_rows).sum::<usize>();
+            chunk.items.push(item);
+        }
+        Ok((reader, chunk))
+    });
+    let read = worked.await.unwrap_or_else(|error| Err(LogError::Broken(error.to_string())));
+    read.map_err(|error| RemoteError::Fatal(error.to_string()))
+}
