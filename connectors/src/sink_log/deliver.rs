@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use tidegate_engine::storage::blocking::blocking;
 use tidegate_engine::storage::log::LogError;
 use tidegate_engine::storage::log_reader::LogReader;
 use tokio::sync::watch;
@@ -315,7 +316,7 @@ async fn read(
     forgets: Arc<Vec<(u64, u64)>>,
     committed: u64,
 ) -> Result<(LogReader, Chunk), RemoteError> {
-    let worked = tokio::task::spawn_blocking(move || {
+    let read = blocking(move || {
         let (mut chunk, mut rows) = (Chunk::default(), 0);
         while rows < CHUNK_ROWS {
             let item = next_item(&mut reader, &forgets)?;
@@ -332,6 +333,5 @@ async fn read(
         }
         Ok((reader, chunk))
     });
-    let read = worked.await.unwrap_or_else(|error| Err(LogError::Broken(error.to_string())));
-    read.map_err(|error| RemoteError::Fatal(error.to_string()))
+    read.await.map_err(|error: LogError| RemoteError::Fatal(error.to_string()))
 }

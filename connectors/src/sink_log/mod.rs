@@ -17,6 +17,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::sink::{Sink, SinkPart};
+use tidegate_engine::storage::blocking::blocking;
 use tidegate_engine::storage::log::LogError;
 use tidegate_engine::storage::vfs::{RealDisk, Vfs};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -176,12 +177,7 @@ async fn with_shelf<T: Send + 'static>(
     work: impl FnOnce(&mut Shelf) -> T + Send + 'static,
 ) -> T {
     let shelf = Arc::clone(shelf);
-    let worked =
-        tokio::task::spawn_blocking(move || work(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner)));
-    match worked.await {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    blocking(move || work(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
 
 #[async_trait]
@@ -193,8 +189,7 @@ impl Sink for SinkLog {
         }
         let (vfs, folder) = (Arc::clone(&self.settings.vfs), self.settings.folder.clone());
         let segment_bytes = SEGMENT_BYTES.min(self.settings.bytes_max / 4);
-        let opened = tokio::task::spawn_blocking(move || Shelf::open(vfs, &folder, segment_bytes)).await;
-        let opened = opened.unwrap_or_else(|error| Err(LogError::Broken(error.to_string())));
+        let opened = blocking(move || Shelf::open(vfs, &folder, segment_bytes)).await;
         let shelf = opened.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         let Some(remote) = self.remote.take() else {
             return Err(ConnectorError::Fatal("a sink was opened twice".into()));
