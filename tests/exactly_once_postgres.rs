@@ -16,8 +16,8 @@ mod process;
 use std::path::Path;
 use std::process::Command;
 
-use postgres::Server;
-use process::{Feed, kill, last_ids, now, pause, run_once, start};
+use postgres::{Server, now};
+use process::{Feed, kill, last_ids, pause, run_once, start};
 
 const TOPOLOGY: &str = r#"
 [topology]

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long one run to the end may take.
 const RUN_LIMIT: &str = "180";
@@ -53,12 +53,6 @@ impl Feed {
 pub(crate) fn pause(ms: u64) {
     #[allow(clippy::disallowed_methods, reason = "the world goes on at its own pace")]
     std::thread::sleep(Duration::from_millis(ms));
-}
-
-#[allow(dead_code, reason = "not every test file measures")]
-pub(crate) fn now() -> Instant {
-    #[allow(clippy::disallowed_methods, reason = "a time limit")]
-    Instant::now()
 }
 
 pub(crate) fn start(folder: &Path) -> Child {

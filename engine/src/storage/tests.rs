@@ -250,14 +250,19 @@ async fn a_group_is_durable_together_and_a_full_log_waits_for_a_trim() {
     assert_eq!(number.expect("in time"), Ok(121));
 }
 
-/// Writes the fixture of `the_first_layout_is_still_read`; run once, by hand.
+/// The layout stays what it is: the same records make the same bytes.
 #[test]
-#[ignore = "writes a fixture that is kept for ever"]
-fn write_the_fixture() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/log-v1");
-    let mut log = Log::open(Arc::new(RealDisk), &folder, LIMITS, 0).expect("opens");
+fn the_layout_has_not_changed_without_a_new_version() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/log-v1");
+    let folder = tempfile::tempdir().expect("a folder is made");
+    let mut log = Log::open(Arc::new(RealDisk), folder.path(), LIMITS, 0).expect("opens");
     for number in 1..=20 {
         log.append(1_700_000_000_000_000, format!("record {number}").as_bytes()).expect("has room");
         log.sync().expect("is durable");
     }
+    let files = |folder: &Path| -> BTreeMap<_, _> {
+        let entries = std::fs::read_dir(folder).expect("is there").map(|file| file.expect("is a file"));
+        entries.map(|file| (file.file_name(), std::fs::read(file.path()).expect("is readable"))).collect()
+    };
+    assert_eq!(files(folder.path()), files(&fixture));
 }
