@@ -6,6 +6,7 @@
 
 pub mod catalog;
 pub mod codec;
+pub mod dead_letters;
 pub mod device_write;
 pub mod diagnostic;
 pub mod error;

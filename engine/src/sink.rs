@@ -4,6 +4,7 @@
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
+use crate::dead_letters::DeadLetters;
 use crate::error::ConnectorError;
 
 /// Writes rows to the outside.
@@ -45,6 +46,15 @@ pub trait Sink: Send {
         Ok(())
     }
 
+    /// How rows get out.
+    fn delivery(&self) -> Delivery {
+        Delivery::AtLeastOnce
+    }
+
+    /// Where rows go that are refused after `flush` has returned; called once,
+    /// before `open`. What `write` and `flush` say was refused needs no help.
+    fn set_dead_letters(&mut self, _dead: DeadLetters) {}
+
     /// Lets go of the peer in good order, after a last `flush` and `commit`.
     ///
     /// # Errors
@@ -52,6 +62,18 @@ pub trait Sink: Send {
     async fn close(&mut self) -> Result<(), ConnectorError> {
         Ok(())
     }
+}
+
+/// What a sink promises, and where its rows wait for a peer that is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// A row may go out again after a crash. It waits in memory and holds its
+    /// sources up, unless the node has a queue.
+    AtLeastOnce,
+    /// Each row once. It waits in a log of the sink's own.
+    ExactlyOnce,
+    /// Each row once, on this machine's disk: there is nobody to wait for.
+    Local,
 }
 
 /// A sink, built and not yet open.

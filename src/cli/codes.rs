@@ -84,6 +84,12 @@ pub(super) const CODES: &[Code] = &[
         "select = [\"*\", \"value\"]",
         "select = [\"*\", \"value AS again\"]",
     ),
+    code(
+        "TG-T010",
+        "a queue that this sink cannot have",
+        "[sink.rows]  type = \"file\"  queue = { disk = \"1GiB\" }",
+        "[sink.rows]  type = \"file\"",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),

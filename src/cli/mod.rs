@@ -4,6 +4,7 @@
 mod check;
 mod codes;
 mod completions;
+mod dead;
 #[cfg(feature = "demo")]
 mod demo;
 mod doc;
@@ -45,6 +46,8 @@ enum Command {
     Runs(runs::Runs),
     /// Tickets that flows have opened, newest first
     Tickets(tickets::Tickets),
+    /// Rows that were refused for good: list, show, deliver again
+    Dead(dead::Dead),
     /// Run one topology in the foreground
     Run(run::Run),
     /// Check topologies without starting or connecting anything
@@ -72,6 +75,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(command) => command.run(),
         Command::Runs(command) => command.run(),
         Command::Tickets(command) => command.run(),
+        Command::Dead(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::List(command) => command.run(),

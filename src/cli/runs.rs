@@ -24,12 +24,18 @@ pub(super) struct Where {
 
 impl Where {
     pub(super) fn open(&self) -> Result<JournalReader, Failure> {
+        let data_dir = self.data_dir()?;
+        JournalReader::open(&journal_path(&data_dir)).map_err(|error| Failure::new(IO, error))
+    }
+
+    /// Where the topology keeps its state.
+    pub(super) fn data_dir(&self) -> Result<PathBuf, Failure> {
         let data_dir = match (&self.data_dir, &self.file) {
             (Some(data_dir), _) => data_dir.clone(),
             (None, Some(file)) => load_and_report(file, &LoadOptions::default())?.1.context.data_dir,
             (None, None) => return Err(Failure::new(2, "name a topology file, or a folder with --data-dir")),
         };
-        JournalReader::open(&journal_path(&data_dir)).map_err(|error| Failure::new(IO, error))
+        Ok(data_dir)
     }
 }
 

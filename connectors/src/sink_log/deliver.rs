@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tidegate_engine::storage::blocking::blocking;
+use tidegate_engine::storage::epoch_log::{EpochLog, Item, next_item};
 use tidegate_engine::storage::log::LogError;
 use tidegate_engine::storage::log_reader::LogReader;
 use tokio::sync::watch;
 
-use super::shelf::{Item, Shelf, next_item};
 use super::{Remote, RemoteError, with_shelf};
 
 /// First wait after a lost peer.
@@ -55,7 +55,7 @@ pub(super) struct Progress {
 pub(super) struct Delivery {
     node: String,
     remote: Box<dyn Remote>,
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<Mutex<EpochLog>>,
     progress: watch::Sender<Progress>,
     is_connected: bool,
     /// The last epoch that this task has tried to commit.
@@ -81,7 +81,7 @@ impl Delivery {
     pub(super) fn new(
         node: &str,
         remote: Box<dyn Remote>,
-        shelf: Arc<Mutex<Shelf>>,
+        shelf: Arc<Mutex<EpochLog>>,
         progress: watch::Sender<Progress>,
     ) -> Delivery {
         Delivery {
@@ -144,7 +144,7 @@ impl Delivery {
         loop {
             let chunk;
             (reader, chunk) = read(reader, Arc::clone(&forgets), committed).await?;
-            for Item { number, rows } in chunk.items {
+            for Item { number, rows, .. } in chunk.items {
                 if let Some((epoch, batches)) = rows {
                     self.deliver(&mut transaction, passed, epoch, &batches).await?;
                 }
@@ -276,7 +276,7 @@ impl Delivery {
 
 /// Notes that the remote side has been seen, before it gets rows: durable, or
 /// the marker that those move would look like another log's.
-async fn meet(shelf: &Arc<Mutex<Shelf>>) -> Result<(), RemoteError> {
+async fn meet(shelf: &Arc<Mutex<EpochLog>>) -> Result<(), RemoteError> {
     let met = with_shelf(shelf, |shelf| {
         shelf.meet()?;
         shelf.sync()

@@ -4,8 +4,6 @@
 //! epoch at or below the marker is never sent again.
 
 mod deliver;
-mod record;
-mod shelf;
 #[cfg(test)]
 mod tests;
 
@@ -18,14 +16,15 @@ use async_trait::async_trait;
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::sink::{Sink, SinkPart};
 use tidegate_engine::storage::blocking::blocking;
+use tidegate_engine::storage::epoch_log::EpochLog;
 use tidegate_engine::storage::log::LogError;
 use tidegate_engine::storage::vfs::{RealDisk, Vfs};
+use tidegate_engine::topology::delivery::log_bytes;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use deliver::{Delivery, Orders, Progress};
-use shelf::Shelf;
 
 /// A full log makes a flush wait for this long before it looks again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -85,7 +84,7 @@ pub(crate) fn part(config: &NodeConfig, context: &BuildContext, remote: Box<dyn 
         node: config.name.clone(),
         folder: context.data_dir.join("egress").join(&config.name),
         vfs: Arc::new(RealDisk),
-        bytes_max: LOG_BYTES_MAX,
+        bytes_max: log_bytes(config).unwrap_or(LOG_BYTES_MAX),
         once: context.once,
         close_wait: if context.once { STALL_WAIT } else { CLOSE_WAIT },
     };
@@ -105,7 +104,7 @@ struct SinkLog {
 }
 
 struct Running {
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<Mutex<EpochLog>>,
     orders: watch::Sender<Orders>,
     progress: watch::Receiver<Progress>,
     task: JoinHandle<()>,
@@ -173,8 +172,8 @@ impl Running {
 
 /// Works with the log on a thread that may block.
 async fn with_shelf<T: Send + 'static>(
-    shelf: &Arc<Mutex<Shelf>>,
-    work: impl FnOnce(&mut Shelf) -> T + Send + 'static,
+    shelf: &Arc<Mutex<EpochLog>>,
+    work: impl FnOnce(&mut EpochLog) -> T + Send + 'static,
 ) -> T {
     let shelf = Arc::clone(shelf);
     blocking(move || work(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner))).await
@@ -189,7 +188,7 @@ impl Sink for SinkLog {
         }
         let (vfs, folder) = (Arc::clone(&self.settings.vfs), self.settings.folder.clone());
         let segment_bytes = SEGMENT_BYTES.min(self.settings.bytes_max / 4);
-        let opened = blocking(move || Shelf::open(vfs, &folder, segment_bytes)).await;
+        let opened = blocking(move || EpochLog::open(vfs, &folder, segment_bytes)).await;
         let shelf = opened.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         let Some(remote) = self.remote.take() else {
             return Err(ConnectorError::Fatal("a sink was opened twice".into()));
@@ -218,13 +217,13 @@ impl Sink for SinkLog {
         running.room(&self.settings).await?;
         let shelf = Arc::clone(&running.shelf);
         let batches = std::mem::take(&mut self.pending);
-        let appended = with_shelf(&shelf, move |shelf| shelf.append(epoch, &batches)).await;
+        let appended = with_shelf(&shelf, move |shelf| shelf.append(epoch, &batches, 0)).await;
         let too_large = appended.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
         if too_large > 0 {
             deliver::refused(&self.settings.node, too_large, "too large for the sink's log");
         }
         loop {
-            match with_shelf(&shelf, Shelf::sync).await {
+            match with_shelf(&shelf, EpochLog::sync).await {
                 Ok(()) => return Ok(()),
                 Err(LogError::Full(reason)) => {
                     metrics::counter!("tidegate_log_stalls_total").increment(1);

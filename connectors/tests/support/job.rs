@@ -14,6 +14,7 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::sink::{Sink, SinkPart};
 use tidegate_engine::source::SourcePart;
 use tidegate_engine::time::{SystemClock, Time};
+use tidegate_engine::topology::delivery::RetryPolicy;
 use tidegate_engine::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 
 /// A running topology of one source.
@@ -57,6 +58,8 @@ impl Running {
             sinks: vec![SinkNode {
                 name: "k".into(),
                 part: SinkPart { sink: Box::new(Nowhere) },
+                queue: None,
+                retry: RetryPolicy::default(),
                 input: from("watcher"),
             }],
         };

@@ -15,6 +15,7 @@ use super::spec::TriggerLink;
 use crate::error::ConnectorError;
 use crate::sink::{Sink, SinkPart};
 use crate::time::Time;
+use crate::topology::delivery::RetryPolicy;
 use crate::topology::plan::{PortRef, SinkNode};
 
 /// Most firings in one transaction.
@@ -75,7 +76,13 @@ impl Launcher {
     pub fn node(link: TriggerLink, scheduler: SchedulerHandle) -> SinkNode {
         let trigger = link.trigger.clone();
         let part = SinkPart { sink: Box::new(Launcher::new(link, scheduler)) };
-        SinkNode { name: format!("{trigger}.start"), part, input: PortRef { node: trigger, port: 0 } }
+        SinkNode {
+            name: format!("{trigger}.start"),
+            part,
+            queue: None,
+            retry: RetryPolicy::default(),
+            input: PortRef { node: trigger, port: 0 },
+        }
     }
 
     /// Hands firings to the journal; nothing of them starts before `settle`.

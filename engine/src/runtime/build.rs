@@ -9,17 +9,26 @@ use tokio::task::JoinSet;
 
 use super::checkpoint::Checkpoint;
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
+use super::egress::{self, QueuedSink};
 use super::ingress::{LoggedSource, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
 use super::outlets::Outlets;
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
 use super::segment::{Segment, Slot, Target};
-use super::sink_driver::SinkDriver;
+use super::sink_driver::{Setup, SinkDriver};
 use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
+use crate::dead_letters::{DeadLetters, UnreadRejects};
+use crate::sink::Sink;
 use crate::source::SourcePart;
 use crate::storage::log::LogLimits;
+use crate::topology::delivery::RetryPolicy;
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
+
+/// The port of rows that could not be used.
+const REJECTS: &str = "rejects";
+/// Its index at a source.
+const SOURCE_REJECTS: usize = 1;
 
 /// The parts of a topology, started.
 pub(super) struct Built {
@@ -50,6 +59,7 @@ pub(super) fn build(
             "there is no node `{unknown}` whose state could be thrown away"
         )));
     }
+    let unread = unread_rejects(&plan);
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
@@ -71,7 +81,8 @@ pub(super) fn build(
     let fused = fused(&plan.operators, &plan.sinks);
     let mut segments = builder.segments(plan.operators, &fused)?;
     // Readers first: an edge's sending end is kept for whoever writes to it.
-    let sinks: Vec<_> = plan.sinks.into_iter().map(|sink| builder.sink(sink)).collect();
+    let mut sinks: Vec<_> = plan.sinks.into_iter().map(|sink| builder.sink(sink)).collect();
+    sinks.extend(unread.into_iter().map(|port| builder.unread(&port)));
     for segment in &mut segments {
         builder.connect_inputs(segment);
     }
@@ -98,6 +109,19 @@ fn fused(operators: &[OperatorNode], _sinks: &[SinkNode]) -> BTreeSet<String> {
         _ => false,
     };
     operators.iter().filter(is_fused).map(|node| node.name.clone()).collect()
+}
+
+/// Ports `rejects` that no node reads.
+fn unread_rejects(plan: &Plan) -> Vec<PortRef> {
+    let of_sources =
+        plan.sources.iter().map(|node| PortRef { node: node.name.clone(), port: SOURCE_REJECTS });
+    let of_operators = plan.operators.iter().flat_map(|node| {
+        let rejects = node.part.ports.iter().position(|port| port.name == REJECTS);
+        rejects.map(|port| PortRef { node: node.name.clone(), port })
+    });
+    let by_operators = plan.operators.iter().flat_map(|node| node.inputs.iter());
+    let read: BTreeSet<&PortRef> = by_operators.chain(plan.sinks.iter().map(|sink| &sink.input)).collect();
+    of_sources.chain(of_operators).filter(|port| !read.contains(port)).collect()
 }
 
 /// A segment that is being put together: its operators in calling order.
@@ -193,10 +217,56 @@ impl Builder<'_> {
 
     fn sink(&mut self, node: SinkNode) -> SinkDriver {
         let (job, stats) = self.part(&node.name, "sink", &[""]);
+        let dead = self.dead_letters(&node.name);
+        let mut sink = node.part.sink;
+        sink.set_dead_letters(dead.clone());
+        if let Some(queue) = node.queue {
+            let settings = egress::Settings {
+                folder: self.config.data_dir.join("egress").join(&node.name),
+                node: node.name,
+                vfs: Arc::clone(&self.config.vfs),
+                clock: Arc::clone(&self.config.clock),
+                queue,
+                retry: node.retry,
+                stats: Arc::clone(&stats),
+                dead: dead.clone(),
+            };
+            sink = Box::new(QueuedSink::new(sink, settings));
+        }
+        let setup = Setup { dead, retry: node.retry, epoch: self.epoch };
+        self.driver(sink, &node.input, job, stats, setup)
+    }
+
+    /// The reader of a port `rejects` that nobody else reads. It is no node of
+    /// the file, so no status shows it.
+    fn unread(&mut self, port: &PortRef) -> SinkDriver {
+        let name = format!("{}.{REJECTS}", port.node);
+        let sink = Box::new(UnreadRejects::new(&port.node, self.dead_letters(&port.node)));
+        let stats = NodeStats::new(&self.topology, &name, "sink", &[""]);
+        self.built.parts.push(name.clone());
+        let job = JobLine { part: name.as_str().into(), sender: self.words.clone() };
+        let dead = self.dead_letters(&name);
+        let setup = Setup { dead, retry: RetryPolicy::default(), epoch: self.epoch };
+        self.driver(sink, port, job, stats, setup)
+    }
+
+    fn dead_letters(&self, node: &str) -> DeadLetters {
+        let (vfs, clock) = (Arc::clone(&self.config.vfs), Arc::clone(&self.config.clock));
+        DeadLetters::new(vfs, clock, &self.config.data_dir, node)
+    }
+
+    fn driver(
+        &mut self,
+        sink: Box<dyn Sink>,
+        input: &PortRef,
+        job: JobLine,
+        stats: Arc<NodeStats>,
+        setup: Setup,
+    ) -> SinkDriver {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         self.built.sinks.push(commands);
-        let input = self.connect(&node.input);
-        SinkDriver::new(node.part.sink, input, job, receiver, stats, self.epoch)
+        let input = self.connect(input);
+        SinkDriver::new(sink, input, job, receiver, stats, setup)
     }
 
     fn connect_inputs(&mut self, draft: &mut Draft) {

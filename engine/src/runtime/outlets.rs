@@ -18,9 +18,6 @@ impl Outlets {
         let edges = self.ports.get(port).map(Vec::as_slice).unwrap_or_default();
         if let Event::Batch(batch) = &event {
             self.stats.sent(port, batch.num_rows());
-            if edges.is_empty() {
-                self.stats.unread(port, batch);
-            }
         }
         for edge in edges {
             self.stats.blocked(edge.send(event.clone()).await?);

@@ -163,9 +163,6 @@ impl Segment {
         for (port, batch) in out.drain() {
             slot.stats.sent(port, batch.num_rows());
             let targets = slot.ports.get(port).map(Vec::as_slice).unwrap_or_default();
-            if targets.is_empty() {
-                slot.stats.unread(port, &batch);
-            }
             for target in targets {
                 match target {
                     Target::Slot(child) => stack.push(Work::Batch(*child, 0, batch.clone())),

@@ -1,6 +1,7 @@
 //! The life of a sink inside a topology: rows out, flushed at barriers and
 //! when no more are waiting, written again after the peer was lost.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +12,19 @@ use tokio::time::Instant;
 use super::edge::EdgeReceiver;
 use super::ledger::Report;
 use super::parts::{Command, JobLine, Word};
+use super::retry::{Pause, Retry};
 use super::stats::NodeStats;
-use crate::error::ConnectorError;
+use crate::dead_letters::{DeadLetters, LetterId, Refusals, Replay};
+use crate::error::{ConnectorError, RejectedRow};
 use crate::event::{Barrier, Event};
 use crate::sink::Sink;
+use crate::storage::log::LogError;
+use crate::topology::delivery::RetryPolicy;
 
 /// Rows kept for writing again are flushed at this many bytes.
 const UNFLUSHED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// And after this time, even if more rows are waiting.
 const UNFLUSHED_AGE_MAX: Duration = Duration::from_millis(200);
-/// First wait after a lost peer.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
 pub(super) struct SinkDriver {
     pub(super) sink: Box<dyn Sink>,
     pub(super) input: EdgeReceiver,
@@ -34,11 +34,28 @@ pub(super) struct SinkDriver {
     /// The last checkpoint's barrier that came by; what follows belongs to a
     /// later one.
     pub(super) epoch: u64,
+    dead: DeadLetters,
+    /// What was refused since the last flush.
+    refused: Refusals,
+    /// Dead letters among the rows since the last flush.
+    replaying: Vec<LetterId>,
+    /// Requests that are done when the epoch is durable.
+    replayed: Vec<(u64, PathBuf)>,
     unflushed: Vec<RecordBatch>,
     unflushed_bytes: usize,
     unflushed_since: Option<Instant>,
-    /// Next wait after a lost peer; starts anew when rows have been flushed.
-    backoff: Duration,
+    /// Starts anew when rows have been flushed.
+    retry: Retry,
+}
+
+/// What a sink's driver needs besides its lines.
+pub(super) struct Setup {
+    /// Where refused rows go.
+    pub(super) dead: DeadLetters,
+    /// How a lost peer is tried again.
+    pub(super) retry: RetryPolicy,
+    /// The epoch that the topology goes on from.
+    pub(super) epoch: u64,
 }
 
 /// Why a sink's loop ends without a failure.
@@ -56,9 +73,15 @@ impl SinkDriver {
         job: JobLine,
         commands: mpsc::Receiver<Command>,
         stats: Arc<NodeStats>,
-        epoch: u64,
+        setup: Setup,
     ) -> SinkDriver {
+        let Setup { dead, retry, epoch } = setup;
         SinkDriver {
+            dead,
+            retry: Retry::new(retry),
+            refused: Refusals::default(),
+            replaying: Vec::new(),
+            replayed: Vec::new(),
             sink,
             input,
             job,
@@ -68,7 +91,6 @@ impl SinkDriver {
             unflushed: Vec::new(),
             unflushed_bytes: 0,
             unflushed_since: None,
-            backoff: BACKOFF_MIN,
         }
     }
 
@@ -93,6 +115,7 @@ impl SinkDriver {
     async fn serve(&mut self) -> Result<End, String> {
         self.open_until_it_works().await?;
         self.settle().await?;
+        self.dead.resume(self.epoch).await.map_err(|error| error.to_string())?;
         loop {
             let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
             let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();
@@ -119,6 +142,7 @@ impl SinkDriver {
                     }
                 }
                 Some(Event::End) => {
+                    self.replay(self.epoch + 1).await?;
                     self.flush(self.epoch + 1).await?;
                     self.job.say(Word::Ended(Report::Flushed)).await;
                     return Ok(End::Input);
@@ -129,6 +153,10 @@ impl SinkDriver {
 
     async fn on_batch(&mut self, batch: RecordBatch) -> Result<(), String> {
         self.stats.received(batch.num_rows());
+        self.take(batch).await
+    }
+
+    async fn take(&mut self, batch: RecordBatch) -> Result<(), String> {
         self.unflushed_bytes += batch.get_array_memory_size();
         self.unflushed_since.get_or_insert_with(Instant::now);
         self.unflushed.push(batch);
@@ -145,6 +173,7 @@ impl SinkDriver {
             // Durable now, published with the checkpoint that will hold them.
             self.flush(self.epoch + 1).await?;
         } else {
+            self.replay(barrier.epoch).await?;
             self.epoch = barrier.epoch;
             self.flush(barrier.epoch).await?;
         }
@@ -165,6 +194,44 @@ impl SinkDriver {
             self.stats.error();
             tracing::warn!(node = %self.job.part, "cannot commit epoch {epoch} yet: {error}");
         }
+        self.replayed.retain(|(replayed, request)| {
+            let is_durable = *replayed <= epoch;
+            if is_durable && let Err(error) = self.dead.forget_request(request) {
+                // Its letters are marked: the next start finds nothing to do.
+                tracing::warn!(node = %self.job.part, "cannot remove {}: {error}", request.display());
+            }
+            !is_durable
+        });
+    }
+
+    /// Dead letters that a person wants to have delivered are rows like others
+    /// of this epoch, and marked with it: a crash before its checkpoint brings
+    /// back both, one after it neither.
+    async fn replay(&mut self, epoch: u64) -> Result<(), String> {
+        let requested = self.dead.requested().await.map_err(|error| error.to_string())?;
+        for Replay { request, ids, rows } in requested {
+            if self.replayed.iter().any(|(_, known)| *known == request) {
+                continue;
+            }
+            tracing::info!(node = %self.job.part, letters = ids.len(), "dead letters are delivered again");
+            for batch in rows {
+                self.take(batch).await?;
+            }
+            self.replaying.extend(ids);
+            self.replayed.push((epoch, request));
+        }
+        Ok(())
+    }
+
+    /// What was refused, and what was delivered again, is durable with the rows
+    /// of the same flush, and after them.
+    async fn keep_letters(&mut self, epoch: u64) -> Result<(), LogError> {
+        self.refused.keep(epoch, &self.dead).await?;
+        if !self.replaying.is_empty() {
+            self.dead.replayed(epoch, &self.replaying).await?;
+            self.replaying.clear();
+        }
+        Ok(())
     }
 
     /// The final epoch is durable only after this sink's last word.
@@ -180,38 +247,44 @@ impl SinkDriver {
                 Ok(()) => break,
                 Err(ConnectorError::Lost(message)) => self.recover(&message).await?,
                 Err(ConnectorError::Rejected(rows)) => {
-                    self.count_rejected(&rows);
+                    self.refuse(&self.unflushed.clone(), rows);
                     break;
                 }
                 Err(ConnectorError::Fatal(message)) => return Err(message),
             }
         }
-        self.backoff = BACKOFF_MIN;
+        self.retry.succeeded();
         let rows: usize = self.unflushed.iter().map(RecordBatch::num_rows).sum();
-        self.stats.sent(0, rows);
+        self.stats.sent(0, rows.saturating_sub(self.refused.len()));
+        self.keep_letters(epoch).await.map_err(|error| error.to_string())?;
         self.unflushed.clear();
         self.unflushed_bytes = 0;
         self.unflushed_since = None;
         Ok(())
     }
 
-    /// Writes the unflushed batches from this one on; refused rows are counted.
+    /// Writes the unflushed batches from this one on; refused rows become dead
+    /// letters with the next flush.
     async fn write_from(&mut self, first: usize) -> Result<(), ConnectorError> {
-        for batch in self.unflushed.get(first..).unwrap_or_default() {
-            match self.sink.write(batch).await {
+        for index in first..self.unflushed.len() {
+            let Some(batch) = self.unflushed.get(index).cloned() else { break };
+            match self.sink.write(&batch).await {
                 Ok(()) => {}
-                Err(ConnectorError::Rejected(rows)) => self.count_rejected(&rows),
+                Err(ConnectorError::Rejected(rows)) => self.refuse(&[batch], rows),
                 Err(error @ (ConnectorError::Lost(_) | ConnectorError::Fatal(_))) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn count_rejected(&self, rows: &[crate::error::RejectedRow]) {
-        for row in rows {
-            self.stats.error();
-            tracing::warn!(node = %self.job.part, row = row.row, "row refused: {}", row.reason);
+    /// Rows of these batches, counted over all of them, were refused.
+    fn refuse(&mut self, batches: &[RecordBatch], rows: Vec<RejectedRow>) {
+        self.stats.errors(rows.len());
+        if let Some(first) = rows.first() {
+            let (node, count) = (&self.job.part, rows.len());
+            tracing::warn!(%node, "{count} rows refused, and kept: `tidegate dead list`; the first: {}", first.reason);
         }
+        self.refused.add_all(batches, rows.into_iter().map(|row| (row.row, row.reason)).collect());
     }
 
     /// What a process that crashed has prepared is published now, and what it
@@ -233,10 +306,18 @@ impl SinkDriver {
     /// Shows that the peer is away, and waits a while.
     async fn wait(&mut self, message: &str) {
         self.stats.error();
-        self.stats.set_state(format!("lost: {message}"));
-        tracing::warn!(node = %self.job.part, "lost: {message}; trying again");
-        tokio::time::sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        let pause = self.retry.failed();
+        match pause {
+            Pause::Wait(_) => {
+                self.stats.set_state(format!("lost: {message}"));
+                tracing::warn!(node = %self.job.part, "lost: {message}; trying again");
+            }
+            Pause::Open(time) => {
+                self.stats.set_state(format!("breaker open: {message}"));
+                tracing::warn!(node = %self.job.part, "breaker open for {time:?}: {message}");
+            }
+        }
+        tokio::time::sleep(pause.time()).await;
     }
 
     async fn open_until_it_works(&mut self) -> Result<(), String> {
@@ -260,6 +341,7 @@ impl SinkDriver {
         loop {
             self.wait(&message).await;
             self.open_until_it_works().await?;
+            self.refused.clear();
             match self.write_from(0).await {
                 Ok(()) => return Ok(()),
                 Err(ConnectorError::Lost(again)) => message = again,

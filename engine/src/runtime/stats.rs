@@ -1,11 +1,10 @@
 //! What each node has done, for `status`, metrics and summaries. Counting
 //! never waits and never decides anything.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
 use metrics::Counter;
 
 use crate::time::Time;
@@ -24,7 +23,6 @@ pub struct NodeStats {
     busy_us: AtomicU64,
     watermark_us: AtomicI64,
     state: Mutex<String>,
-    told_rejects: AtomicBool,
 }
 
 struct Tally {
@@ -74,7 +72,6 @@ impl NodeStats {
             busy_us: AtomicU64::new(0),
             watermark_us: AtomicI64::new(i64::MIN),
             state: Mutex::new("starting".into()),
-            told_rejects: AtomicBool::new(false),
         })
     }
 
@@ -90,22 +87,14 @@ impl NodeStats {
         }
     }
 
-    /// Rows have left by a port that nobody reads. The first that could not be
-    /// used is told, so that the reason does not get lost with it.
-    pub fn unread(&self, port: usize, rows: &RecordBatch) {
-        let rejects = self.ports.get(port).is_some_and(|(name, _)| name == "rejects");
-        if !rejects || self.told_rejects.swap(true, Relaxed) {
-            return;
-        }
-        let reasons = rows.column_by_name("reason").and_then(|reasons| reasons.as_string_opt::<i32>());
-        let first = reasons.and_then(|reasons| reasons.iter().next().flatten()).unwrap_or_default();
-        let node = &self.name;
-        tracing::warn!(node, "rows are rejected, and nobody reads `{node}.rejects`; the first: {first}");
-    }
-
     /// Something went wrong that is retried or counted.
     pub fn error(&self) {
         self.errors.add(1);
+    }
+
+    /// So many things went wrong that are counted.
+    pub fn errors(&self, count: usize) {
+        self.errors.add(count as u64);
     }
 
     /// The node waited this long because its readers were full.

@@ -80,14 +80,36 @@ impl Log {
     pub fn open(vfs: Arc<dyn Vfs>, folder: &Path, limits: LogLimits, after: u64) -> Result<Log, LogError> {
         let unreadable = |error: io::Error| LogError::Unreadable(format!("{}: {error}", folder.display()));
         vfs.create_folder(folder).map_err(unreadable)?;
-        let mut segments = Vec::new();
         for path in vfs.list(folder).map_err(unreadable)? {
-            if let Some(first) = number_of(&path) {
-                segments.push(Segment { first, path, bytes: 0 });
-            } else if path.extension().is_some_and(|suffix| suffix == "part") {
+            if path.extension().is_some_and(|suffix| suffix == "part") {
                 vfs.remove(&path).map_err(unreadable)?;
             }
         }
+        Log::find(vfs, folder, limits, after, true)
+    }
+
+    /// Opens a log for reading, which may belong to another process. Nothing is
+    /// changed, and nothing can be written.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn look(vfs: Arc<dyn Vfs>, folder: &Path) -> Result<Log, LogError> {
+        let mut log = Log::find(vfs, folder, LogLimits::default(), 0, false)?;
+        log.broken = Some(format!("{}: it is open for reading only", folder.display()));
+        Ok(log)
+    }
+
+    fn find(
+        vfs: Arc<dyn Vfs>,
+        folder: &Path,
+        limits: LogLimits,
+        after: u64,
+        cuts: bool,
+    ) -> Result<Log, LogError> {
+        let unreadable = |error: io::Error| LogError::Unreadable(format!("{}: {error}", folder.display()));
+        let files = vfs.list(folder).map_err(unreadable)?;
+        let segment = |path: PathBuf| Some(Segment { first: number_of(&path)?, path, bytes: 0 });
+        let mut segments: Vec<Segment> = files.into_iter().filter_map(segment).collect();
         segments.sort_by_key(|segment| segment.first);
         let mut log = Log {
             vfs,
@@ -102,7 +124,7 @@ impl Log {
             broken: None,
         };
         for index in 0..log.segments.len() {
-            log.recover(index, after)?;
+            log.recover(index, after, cuts)?;
         }
         log.durable = log.next - 1;
         log.buffered_from = log.next;
@@ -110,7 +132,7 @@ impl Log {
     }
 
     /// Reads the size of a segment; in the last one, finds the end of what is whole.
-    fn recover(&mut self, index: usize, after: u64) -> Result<(), LogError> {
+    fn recover(&mut self, index: usize, after: u64, cuts: bool) -> Result<(), LogError> {
         let is_last = index + 1 == self.segments.len();
         let Some(segment) = self.segments.get_mut(index) else { return Ok(()) };
         let path = segment.path.display().to_string();
@@ -124,7 +146,7 @@ impl Log {
         check_header(&bytes, &path)?;
         let (end, last) = whole_end(&bytes, segment.first, after);
         segment.bytes = end as u64;
-        if end < bytes.len() {
+        if end < bytes.len() && cuts {
             tracing::warn!(file = %segment.path.display(), cut = bytes.len() - end, "a torn end is cut off");
             let cut = self.vfs.append(&segment.path).and_then(|mut file| {
                 file.truncate(end as u64)?;
@@ -261,6 +283,18 @@ impl Log {
     #[must_use]
     pub fn oldest(&self) -> u64 {
         self.segments.front().map_or(self.next, |segment| segment.first)
+    }
+
+    /// The first number of each segment, oldest first.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.segments.iter().map(|segment| segment.first)
+    }
+
+    /// Whether the next record will be the first one of a segment.
+    #[must_use]
+    pub fn begins_segment(&self) -> bool {
+        let is_full = self.segments.back().is_none_or(|last| last.bytes >= self.limits.segment_bytes);
+        self.buffer.is_empty() && (is_full || self.file.is_none())
     }
 
     /// Number of the last durable record; 0 if there never was one.

@@ -1,6 +1,7 @@
 //! The only code that makes files durable.
 
 pub mod blocking;
+pub mod epoch_log;
 pub mod files;
 pub mod group;
 pub mod log;

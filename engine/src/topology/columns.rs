@@ -103,6 +103,7 @@ mod tests {
     use crate::schema::rejects_schema;
     use crate::sink::{Sink, SinkPart};
     use crate::source::{Polled, Position, Source, SourcePart, WatermarkPolicy};
+    use crate::topology::delivery::RetryPolicy;
     use crate::topology::plan::{SinkNode, SourceNode};
 
     type Kept = Arc<Mutex<Option<Vec<String>>>>;
@@ -188,6 +189,8 @@ mod tests {
         let sink = |(node, port): &(&str, usize)| SinkNode {
             name: format!("sink of {node}.{port}"),
             part: SinkPart { sink: Box::new(Nowhere) },
+            queue: None,
+            retry: RetryPolicy::default(),
             input: PortRef { node: (*node).into(), port: *port },
         };
         let mut plan = Plan {

@@ -11,6 +11,7 @@ use crate::operator::{Input, OperatorPart};
 use crate::schema::{StreamSchema, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TablePart};
+use crate::topology::delivery;
 use crate::topology::fingerprint::fingerprint;
 use crate::topology::key::Key;
 use crate::topology::keys::check_keys;
@@ -340,7 +341,14 @@ impl Builder<'_> {
         };
         let Some((input, port)) = joined else { return };
         match (row.build)(node, self.context, &input) {
-            Ok(part) => self.loaded.plan.sinks.push(SinkNode { name: node.name.clone(), part, input: port }),
+            Ok(part) => match delivery::queue(node, part.sink.delivery(), self.context.once) {
+                Ok(queue) => {
+                    let retry = delivery::retry(node);
+                    let name = node.name.clone();
+                    self.loaded.plan.sinks.push(SinkNode { name, part, queue, retry, input: port });
+                }
+                Err(diagnostic) => self.diagnostics.push(diagnostic),
+            },
             Err(error) => self.diagnostics.extend(error.0),
         }
     }

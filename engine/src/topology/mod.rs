@@ -2,6 +2,7 @@
 //! Nothing here connects or starts anything.
 
 mod columns;
+pub mod delivery;
 pub(crate) mod fingerprint;
 pub mod key;
 pub mod keys;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::operator::OperatorPart;
 use crate::sink::SinkPart;
 use crate::source::SourcePart;
+use crate::topology::delivery::{Queue, RetryPolicy};
 
 /// Everything the runtime needs to start a topology.
 pub struct Plan {
@@ -55,6 +56,10 @@ pub struct SinkNode {
     pub name: String,
     /// The sink.
     pub part: SinkPart,
+    /// The queue in front of it.
+    pub queue: Option<Queue>,
+    /// How its peer is tried again.
+    pub retry: RetryPolicy,
     /// What it reads.
     pub input: PortRef,
 }

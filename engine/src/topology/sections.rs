@@ -1,5 +1,6 @@
 //! The keys that every node of a section has, whatever its type.
 
+use super::delivery::{QUEUE_KEYS, RETRY_KEYS};
 use super::key::{Key, Kind, optional, required};
 
 /// Keys of `[topology]`.
@@ -36,6 +37,12 @@ pub const SINK_KEYS: &[Key] = &[
         Kind::List(&Kind::Text),
         "where rows come from: a node, or a node's port such as \"x.late\"",
     ),
+    optional(
+        "queue",
+        Kind::Table(QUEUE_KEYS),
+        "rows wait on disk while the peer is away (store and forward)",
+    ),
+    optional("retry", Kind::Table(RETRY_KEYS), "how a peer that is away is tried again"),
 ];
 
 /// Keys that every table has.

@@ -1,4 +1,4 @@
-//! The records of a sink's log, as bytes. Pure. A record: version (u8), kind
+//! The records of a log of epochs, as bytes. Pure. A record: version (u8), kind
 //! (u8), epoch (u64, little-endian), then for rows an Arrow IPC stream.
 
 use arrow::array::RecordBatch;
@@ -11,6 +11,7 @@ const ROWS: u8 = 1;
 const FORGET: u8 = 2;
 const BORN: u8 = 3;
 const MET: u8 = 4;
+const SUMMARY: u8 = 5;
 /// Bytes before the rows.
 const HEAD_BYTES: usize = 10;
 
@@ -26,6 +27,51 @@ pub(super) enum Head {
     Born(u64),
     /// Since then the remote side has been seen, with no marker beyond it.
     Met,
+    /// What the records before this one come to; their latest epoch.
+    Summary(u64),
+}
+
+/// What records come to: whoever knows it need not read them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// The latest epoch of rows that are not forgotten.
+    pub(super) newest: u64,
+    /// As `Head::Born`, until the remote side was seen.
+    pub(super) born: Option<u64>,
+    /// Records that forget, with the last epoch that they keep.
+    pub(super) forgets: Vec<(u64, u64)>,
+    /// Records that must not be removed together with those before them.
+    pub(super) hinges: Vec<u64>,
+}
+
+impl Summary {
+    /// A record: head with `newest`, then whether born (u8) and when, the number
+    /// of forgets and of hinges, then those, all u64.
+    pub(super) fn write(&self) -> Vec<u8> {
+        let mut bytes = head(SUMMARY, self.newest);
+        bytes.push(u8::from(self.born.is_some()));
+        let lengths = [self.born.unwrap_or(0), self.forgets.len() as u64, self.hinges.len() as u64];
+        let forgets = self.forgets.iter().flat_map(|(number, epoch)| [*number, *epoch]);
+        for number in lengths.into_iter().chain(forgets).chain(self.hinges.iter().copied()) {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What stands behind the head of a summary.
+    ///
+    /// # Errors
+    /// It is too short.
+    pub(super) fn read(newest: u64, rest: &[u8]) -> Result<Summary, String> {
+        let short = || "it is too short".to_owned();
+        let (is_born, rest) = rest.split_first().ok_or_else(short)?;
+        let mut numbers = rest.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let mut next = || numbers.next().ok_or_else(short);
+        let (born, forgets, hinges) = (next()?, next()?, next()?);
+        let forgets = (0..forgets).map(|_| Ok((next()?, next()?))).collect::<Result<_, String>>()?;
+        let hinges = (0..hinges).map(|_| next()).collect::<Result<_, String>>()?;
+        Ok(Summary { newest, born: (*is_born == 1).then_some(born), forgets, hinges })
+    }
 }
 
 /// A record that forgets epochs after `epoch`.
@@ -82,6 +128,7 @@ pub(super) fn read_head(record: &[u8]) -> Result<(Head, &[u8]), String> {
         FORGET => Ok((Head::Forget(epoch), rest)),
         BORN => Ok((Head::Born(epoch), rest)),
         MET => Ok((Head::Met, rest)),
+        SUMMARY => Ok((Head::Summary(epoch), rest)),
         other => Err(format!("a record of the unknown kind {other}")),
     }
 }
@@ -118,6 +165,21 @@ mod tests {
         assert_eq!(head, Head::Rows(7));
         assert_eq!(read_rows(rest).expect("rows"), parts);
         assert_eq!(read_head(&forget(258)), Ok((Head::Forget(258), &[][..])));
+    }
+
+    #[test]
+    fn a_summary_is_read_as_it_was_written_and_a_short_one_is_refused() {
+        let summaries = [
+            Summary::default(),
+            Summary { newest: 9, born: Some(0), forgets: vec![(3, 1), (7, 2)], hinges: vec![3, 5, 7] },
+        ];
+        for summary in summaries {
+            let bytes = summary.write();
+            let (Head::Summary(newest), rest) = read_head(&bytes).expect("ours") else { panic!("a summary") };
+            assert_eq!(Summary::read(newest, rest), Ok(summary));
+            assert!((0..rest.len()).all(|length| Summary::read(newest, &rest[..length]).is_err()));
+        }
+        assert!(Summary::read(0, &[[1; 1].as_slice(), &[255; 24]].concat()).is_err());
     }
 
     #[test]
