@@ -1,6 +1,8 @@
 //! The contract of an operator: a synchronous function with memory. It has no
 //! clock, no channel and no way to wait, so it can be tested as a function.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 
 use crate::error::OperatorError;
@@ -71,7 +73,24 @@ pub trait Operator: Send {
         Ok(Vec::new())
     }
 
-    /// Takes the state of `snapshot` back, before any other call.
+    /// What has changed since the last `snapshot`, `changes` or `restore`, for a
+    /// state that is too large to be given whole each time; `None` asks for a
+    /// whole one. Must not disturb the state.
+    ///
+    /// # Errors
+    /// As `snapshot`.
+    fn changes(&mut self) -> Result<Option<Vec<RecordBatch>>, OperatorError> {
+        Ok(None)
+    }
+
+    /// Makes one snapshot of a snapshot and the changes behind it, on any
+    /// thread; an operator that answers `changes` has it.
+    fn compaction(&self) -> Option<Compaction> {
+        None
+    }
+
+    /// Takes the state of `snapshot` back, and of `changes` behind it in order,
+    /// before any other call.
     ///
     /// # Errors
     /// The topology does not start. The default refuses anything non-empty, so
@@ -83,6 +102,9 @@ pub trait Operator: Send {
         Err(OperatorError::new("the checkpoint holds state, but this operator keeps none"))
     }
 }
+
+/// Makes one snapshot of a snapshot and the changes behind it.
+pub type Compaction = Arc<dyn Fn(&[RecordBatch]) -> Result<Vec<RecordBatch>, OperatorError> + Send + Sync>;
 
 /// Whether a method has finished its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

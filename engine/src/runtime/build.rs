@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, OperatorState};
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
 use super::egress::{self, QueuedSink};
 use super::ingress::{LoggedSource, Shelf};
@@ -19,6 +19,7 @@ use super::sink_driver::{Setup, SinkDriver};
 use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
+use crate::operator::Compaction;
 use crate::sink::Sink;
 use crate::source::SourcePart;
 use crate::storage::log::LogLimits;
@@ -38,6 +39,10 @@ pub(super) struct Built {
     pub(super) sinks: Vec<mpsc::Sender<Command>>,
     pub(super) parts: Vec<String>,
     pub(super) fingerprints: BTreeMap<String, String>,
+    /// Operators that go on from the checkpoint's state.
+    pub(super) restored: BTreeSet<String>,
+    /// How the changes of operators are put together.
+    pub(super) compactions: BTreeMap<String, Compaction>,
     pub(super) stats: Vec<Arc<NodeStats>>,
 }
 
@@ -75,6 +80,8 @@ pub(super) fn build(
             sinks: Vec::new(),
             parts: Vec::new(),
             fingerprints: BTreeMap::new(),
+            restored: BTreeSet::new(),
+            compactions: BTreeMap::new(),
             stats: Vec::new(),
         },
     };
@@ -177,6 +184,9 @@ impl Builder<'_> {
         for mut node in operators {
             self.restore(&mut node)?;
             self.built.fingerprints.insert(node.name.clone(), node.fingerprint.clone());
+            if let Some(compaction) = node.part.operator.compaction() {
+                self.built.compactions.insert(node.name.clone(), compaction);
+            }
             let names: Vec<String> = node.part.ports.iter().map(|port| port.name.clone()).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let (job, stats) = self.part(&node.name.clone(), "operator", &names);
@@ -198,9 +208,8 @@ impl Builder<'_> {
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
         let name = &node.name;
         let state = self.checkpoint.operators.remove(name);
-        let Some((fingerprint, state)) = state.filter(|_| !self.config.reset_state.contains(name)) else {
-            return Ok(());
-        };
+        let state = state.filter(|_| !self.config.reset_state.contains(name));
+        let Some(OperatorState { fingerprint, batches: state, .. }) = state else { return Ok(()) };
         if state.is_empty() {
             return Ok(());
         }
@@ -211,6 +220,7 @@ impl Builder<'_> {
             );
             return Err(JobError::State(message));
         }
+        self.built.restored.insert(name.clone());
         let restored = node.part.operator.restore(state);
         restored.map_err(|error| JobError::State(format!("cannot restore the state of `{name}`: {error}")))
     }

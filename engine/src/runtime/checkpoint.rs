@@ -2,7 +2,8 @@
 //!
 //! Layout: `TGCP`, version (u32), length of the head (u64), head (JSON), then
 //! one Arrow IPC stream for each state listed in the head, then crc32c of all
-//! bytes before it (u32). Numbers are little-endian.
+//! bytes before it (u32). Numbers are little-endian. Version 2 may name earlier
+//! files whose states come before; without any, version 1 is written.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ use crate::time::Time;
 /// First bytes of a checkpoint file.
 const MAGIC: &[u8; 4] = b"TGCP";
 /// Version of the layout; newer ones are refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything a topology needs to go on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,8 +27,21 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Position and watermark of each source.
     pub sources: BTreeMap<String, (Option<Position>, Option<Time>)>,
-    /// State of each operator, and the configuration that wrote it.
-    pub operators: BTreeMap<String, (String, Vec<RecordBatch>)>,
+    /// State of each operator.
+    pub operators: BTreeMap<String, OperatorState>,
+}
+
+/// State of one operator in a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OperatorState {
+    /// The configuration that wrote it.
+    pub fingerprint: String,
+    /// Whether it is what has changed since the last report.
+    pub is_change: bool,
+    /// Epochs of earlier files whose batches come before these, oldest first.
+    pub parts: Vec<u64>,
+    /// A snapshot and changes behind it, in order.
+    pub batches: Vec<RecordBatch>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -48,6 +62,8 @@ struct SourceHead {
 struct OperatorHead {
     name: String,
     fingerprint: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<u64>,
     /// Length of each of its streams in bytes.
     streams: Vec<u64>,
 }
@@ -66,9 +82,15 @@ impl Checkpoint {
                 Report::Source { position, watermark } => {
                     checkpoint.sources.insert(name, (position, watermark));
                 }
-                Report::State(state) => {
+                Report::State(batches) => {
                     let fingerprint = fingerprints.get(&name).cloned().unwrap_or_default();
-                    checkpoint.operators.insert(name, (fingerprint, state));
+                    let state = OperatorState { fingerprint, batches, ..OperatorState::default() };
+                    checkpoint.operators.insert(name, state);
+                }
+                Report::Changes(batches) => {
+                    let fingerprint = fingerprints.get(&name).cloned().unwrap_or_default();
+                    let state = OperatorState { fingerprint, is_change: true, parts: Vec::new(), batches };
+                    checkpoint.operators.insert(name, state);
                 }
                 Report::Flushed => {}
             }
@@ -76,10 +98,12 @@ impl Checkpoint {
         checkpoint
     }
 
-    pub(super) fn encode(&self) -> Result<Vec<u8>, arrow::error::ArrowError> {
+    /// The bytes, and how many of them each operator's state takes.
+    pub(super) fn encode(&self) -> Result<(Vec<u8>, BTreeMap<String, u64>), arrow::error::ArrowError> {
         let mut streams = Vec::new();
         let mut operators = Vec::new();
-        for (name, (fingerprint, batches)) in &self.operators {
+        let mut sizes = BTreeMap::new();
+        for (name, OperatorState { fingerprint, parts, batches, .. }) in &self.operators {
             let mut lengths = Vec::new();
             for batch in batches {
                 let start = streams.len();
@@ -89,8 +113,9 @@ impl Checkpoint {
                 drop(writer);
                 lengths.push((streams.len() - start) as u64);
             }
-            let (name, fingerprint) = (name.clone(), fingerprint.clone());
-            operators.push(OperatorHead { name, fingerprint, streams: lengths });
+            sizes.insert(name.clone(), lengths.iter().sum());
+            let (name, fingerprint, parts) = (name.clone(), fingerprint.clone(), parts.clone());
+            operators.push(OperatorHead { name, fingerprint, parts, streams: lengths });
         }
         let sources = self.sources.iter().map(|(name, (position, watermark))| SourceHead {
             name: name.clone(),
@@ -102,13 +127,14 @@ impl Checkpoint {
             .map_err(|error| arrow::error::ArrowError::JsonError(error.to_string()))?;
         let mut bytes = Vec::with_capacity(head.len() + streams.len() + 20);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        let version = if self.operators.values().all(|state| state.parts.is_empty()) { 1 } else { VERSION };
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(&streams);
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
-        Ok(bytes)
+        Ok((bytes, sizes))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
@@ -137,8 +163,8 @@ impl Checkpoint {
         }
         for operator in head.operators {
             let mut batches = Vec::new();
-            for length in operator.streams {
-                let length = usize::try_from(length).map_err(|_| "state too long")?;
+            for length in &operator.streams {
+                let length = usize::try_from(*length).map_err(|_| "state too long")?;
                 let (stream, rest) = streams.split_at_checked(length).ok_or("state too long")?;
                 streams = rest;
                 let reader = StreamReader::try_new(stream, None).map_err(|error| error.to_string())?;
@@ -146,7 +172,10 @@ impl Checkpoint {
                     batches.push(batch.map_err(|error| error.to_string())?);
                 }
             }
-            checkpoint.operators.insert(operator.name, (operator.fingerprint, batches));
+            let OperatorHead { name, fingerprint, parts, .. } = operator;
+            checkpoint
+                .operators
+                .insert(name, OperatorState { fingerprint, is_change: false, parts, batches });
         }
         Ok(checkpoint)
     }
@@ -174,13 +203,21 @@ mod tests {
         Checkpoint {
             epoch,
             sources: BTreeMap::from([("rows".into(), (position, Some(Time(-5))))]),
-            operators: BTreeMap::from([("window".into(), ("tumbling 10s".into(), vec![batch]))]),
+            operators: BTreeMap::from([(
+                "window".into(),
+                OperatorState {
+                    fingerprint: "tumbling 10s".into(),
+                    batches: vec![batch],
+                    ..OperatorState::default()
+                },
+            )]),
         }
     }
 
     #[test]
     fn a_checkpoint_cut_or_damaged_at_any_byte_is_not_used() {
-        let whole = checkpoint(5).encode().expect("encodes");
+        let (whole, sizes) = checkpoint(5).encode().expect("encodes");
+        assert!(sizes["window"] > 100 && sizes["window"] < whole.len() as u64);
         for length in 0..whole.len() {
             assert!(Checkpoint::decode(&whole[..length]).is_err(), "cut at {length}");
         }
@@ -188,6 +225,20 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x10;
             assert!(Checkpoint::decode(&damaged).is_err(), "damaged at {at}");
+        }
+    }
+
+    /// Checkpoints of every version that ever was are read for ever, and written
+    /// again byte for byte.
+    #[test]
+    fn the_first_layouts_are_read_and_written_for_ever() {
+        let mut second = checkpoint(9);
+        second.operators.get_mut("window").expect("is there").parts = vec![3, 7];
+        for (file, expected) in [("checkpoint-v1", checkpoint(5)), ("checkpoint-v2", second)] {
+            let path = format!("{}/tests/fixtures/{file}", env!("CARGO_MANIFEST_DIR"));
+            let bytes = std::fs::read(&path).expect("the fixture is there");
+            assert_eq!(Checkpoint::decode(&bytes), Ok(expected.clone()), "{file}");
+            assert_eq!(expected.encode().expect("encodes").0, bytes, "{file}");
         }
     }
 }

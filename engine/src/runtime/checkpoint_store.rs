@@ -1,17 +1,21 @@
 //! Checkpoints on disk: one file an epoch, three generations, each whole and
-//! checked or not used.
+//! checked or not used. A file of an operator with a large state holds what has
+//! changed, and names the files that hold the rest.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::chain::Chains;
 use super::checkpoint::Checkpoint;
+use crate::operator::Compaction;
 use crate::storage::vfs::{Vfs, write_atomically};
 
 /// Names the checkpoint after which peers have been told that rows are safe
 /// which no checkpoint holds yet.
 const ACKNOWLEDGED: &str = "acknowledged-after";
-/// Files kept.
+/// Checkpoints that a start may go on from.
 pub(super) const GENERATIONS: usize = 3;
 
 /// The checkpoints of a topology.
@@ -19,28 +23,50 @@ pub(super) const GENERATIONS: usize = 3;
 pub(super) struct CheckpointStore {
     vfs: Arc<dyn Vfs>,
     folder: PathBuf,
+    chains: Arc<Mutex<Chains>>,
 }
 
 impl CheckpointStore {
     /// In this folder, which need not be there yet.
     pub(super) fn new(vfs: Arc<dyn Vfs>, folder: PathBuf) -> CheckpointStore {
-        CheckpointStore { vfs, folder }
+        CheckpointStore { vfs, folder, chains: Arc::default() }
     }
 
-    /// Writes a checkpoint, durable when it returns, and removes what is older
-    /// than three generations.
+    /// The operators that go on from the state that was read, and how their
+    /// changes are put together; all others begin anew.
+    pub(super) fn go_on(&self, restored: &BTreeSet<String>, compactions: BTreeMap<String, Compaction>) {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner).go_on(restored, compactions);
+    }
+
+    /// Writes a checkpoint, durable when it returns, and removes what none of
+    /// the last three needs.
     ///
     /// # Errors
     /// A sentence naming the file.
-    pub(super) fn write(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+    pub(super) fn write(&self, mut checkpoint: Checkpoint) -> Result<(), String> {
         let path = self.folder.join(file_name(checkpoint.epoch));
         let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
-        let bytes = checkpoint.encode().map_err(|error| failed(&error))?;
-        self.vfs.create_folder(&self.folder).map_err(|error| failed(&error))?;
-        write_atomically(self.vfs.as_ref(), &path, &[&bytes]).map_err(|error| failed(&error))?;
-        let all = self.generations().map_err(|error| failed(&error))?;
-        for (_, old) in all.iter().rev().skip(GENERATIONS) {
-            self.vfs.remove(old).map_err(|error| format!("cannot remove {}: {error}", old.display()))?;
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.prepare(&mut checkpoint, |epoch| self.read(epoch));
+        let written = checkpoint.encode().map_err(|error| failed(&error)).and_then(|(bytes, sizes)| {
+            let written = self
+                .vfs
+                .create_folder(&self.folder)
+                .and_then(|()| write_atomically(self.vfs.as_ref(), &path, &[&bytes]));
+            written.map(|()| sizes).map_err(|error| failed(&error))
+        });
+        match written {
+            Ok(sizes) => chains.written(&checkpoint, &sizes),
+            Err(message) => {
+                chains.failed(checkpoint);
+                return Err(message);
+            }
+        }
+        let Some(needed) = chains.needed() else { return Ok(()) };
+        for (epoch, old) in self.generations().map_err(|error| failed(&error))? {
+            if !needed.contains(&epoch) {
+                self.vfs.remove(&old).map_err(|error| format!("cannot remove {}: {error}", old.display()))?;
+            }
         }
         self.vfs.sync_folder(&self.folder).map_err(|error| failed(&error))
     }
@@ -54,10 +80,13 @@ impl CheckpointStore {
         let all = self.generations();
         let all = all.map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
         let mut damaged = Vec::new();
-        for (_, path) in all.into_iter().rev() {
-            let read = self.vfs.read(&path).map_err(|error| error.to_string());
-            match read.and_then(|bytes| Checkpoint::decode(&bytes)) {
-                Ok(checkpoint) => return Ok(Some((checkpoint, damaged))),
+        // Older files are there for those that name them: logs have moved on.
+        for (epoch, path) in all.into_iter().rev().take(GENERATIONS) {
+            match self.read(epoch).and_then(|checkpoint| self.whole(checkpoint)) {
+                Ok(checkpoint) => {
+                    self.chains.lock().unwrap_or_else(PoisonError::into_inner).begin(&checkpoint);
+                    return Ok(Some((checkpoint, damaged)));
+                }
                 Err(reason) if reason.contains("newer version") => {
                     return Err(format!("{}: {reason}", path.display()));
                 }
@@ -69,6 +98,35 @@ impl CheckpointStore {
         } else {
             Err(format!("no checkpoint is whole: {}", damaged.join("; ")))
         }
+    }
+
+    /// One file, without those that it names.
+    fn read(&self, epoch: u64) -> Result<Checkpoint, String> {
+        let bytes = self.vfs.read(&self.folder.join(file_name(epoch))).map_err(|error| error.to_string())?;
+        Checkpoint::decode(&bytes)
+    }
+
+    /// The same with the batches of all files that it names.
+    fn whole(&self, mut checkpoint: Checkpoint) -> Result<Checkpoint, String> {
+        let mut files = BTreeMap::new();
+        for (name, state) in &mut checkpoint.operators {
+            let mut batches = Vec::new();
+            for part in &state.parts {
+                if !files.contains_key(part) {
+                    let file =
+                        self.read(*part).map_err(|reason| format!("it needs epoch {part}: {reason}"))?;
+                    files.insert(*part, file);
+                }
+                let found = files.get(part).and_then(|file| file.operators.get(name));
+                let found = found.filter(|found| found.fingerprint == state.fingerprint);
+                let found =
+                    found.ok_or_else(|| format!("epoch {part} does not hold the state of `{name}`"))?;
+                batches.extend(found.batches.iter().cloned());
+            }
+            batches.append(&mut state.batches);
+            state.batches = batches;
+        }
+        Ok(checkpoint)
     }
 
     /// Remembers, durable when it returns, that rows after this checkpoint are
@@ -125,83 +183,4 @@ fn epoch_of(path: &Path) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::source::Position;
-    use crate::testing::disk::{Fault, SimDisk};
-    use crate::testing::seed::Seed;
-
-    fn checkpoint(epoch: u64) -> Checkpoint {
-        let position = Some(Position::of(&epoch));
-        Checkpoint {
-            epoch,
-            sources: BTreeMap::from([("rows".into(), (position, None))]),
-            ..Checkpoint::default()
-        }
-    }
-
-    fn store(disk: &SimDisk) -> CheckpointStore {
-        CheckpointStore::new(Arc::new(disk.plugged()), "/c".into())
-    }
-
-    fn epochs(store: &CheckpointStore) -> Vec<u64> {
-        store.generations().expect("is readable").into_iter().map(|(epoch, _)| epoch).collect()
-    }
-
-    #[test]
-    fn three_generations_are_kept_and_the_newest_is_read() {
-        let store = store(&SimDisk::default());
-        assert_eq!(store.read_newest(), Ok(None));
-        for epoch in 1..=5 {
-            store.write(&checkpoint(epoch)).expect("written");
-        }
-        assert_eq!(store.read_newest(), Ok(Some((checkpoint(5), vec![]))));
-        assert_eq!(epochs(&store), [3, 4, 5]);
-    }
-
-    #[test]
-    fn a_damaged_newest_falls_back_to_the_one_before() {
-        let disk = SimDisk::default();
-        let store = store(&disk);
-        store.write(&checkpoint(1)).expect("written");
-        store.write(&checkpoint(2)).expect("written");
-        disk.damage(&store.folder.join(file_name(2)), 30);
-        let (found, damaged) = store.read_newest().expect("readable").expect("there is one");
-        assert_eq!((found.epoch, damaged.len()), (1, 1));
-        disk.damage(&store.folder.join(file_name(1)), 30);
-        assert!(store.read_newest().is_err(), "none is whole: refuse");
-    }
-
-    /// What was written is there after any crash, and never half of something.
-    #[test]
-    fn a_written_checkpoint_survives_whatever_the_disk_does() {
-        for history in 0..2_000 {
-            let mut seed = Seed::new(history);
-            let disk = SimDisk::default();
-            let (mut written, mut tried, mut marked) = (0, 0, 0);
-            for _ in 0..4 {
-                disk.plan(u64::MAX, Fault::Crash);
-                let store = store(&disk);
-                let newest = store.read_newest().expect("one is whole, or there never was one");
-                let newest = newest.map_or(0, |(checkpoint, _)| checkpoint.epoch);
-                assert!((written..=tried).contains(&newest), "history {history}: {newest} of {written}");
-                let found = store.acknowledged_after().expect("is readable").unwrap_or(0);
-                assert!((marked..=tried).contains(&found), "history {history}: {found} of {marked}");
-                let fault = [Fault::Crash, Fault::NoSpace, Fault::SyncError][seed.below(3)];
-                disk.plan(disk.operations() + seed.below(60) as u64, fault);
-                for _ in 0..seed.below(9) {
-                    tried += 1;
-                    if store.write(&checkpoint(tried)).is_ok() {
-                        written = tried;
-                    }
-                    if seed.chance(30) && store.mark_acknowledged(tried).is_ok() {
-                        marked = tried;
-                    }
-                }
-                disk.restart(&mut seed);
-            }
-        }
-    }
-}
+mod tests;

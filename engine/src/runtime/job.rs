@@ -97,7 +97,8 @@ impl Job {
         let acknowledged = store.acknowledged_after().map_err(JobError::State)?;
         let acknowledged = acknowledged.filter(|after| *after >= checkpoint.epoch);
         let epoch = acknowledged.map_or(checkpoint.epoch, |after| after + 1);
-        let built = build(plan, checkpoint, epoch, config)?;
+        let mut built = build(plan, checkpoint, epoch, config)?;
+        store.go_on(&built.restored, std::mem::take(&mut built.compactions));
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
         let coordinator = Coordinator::new(built, store, epoch, interval);
@@ -279,7 +280,7 @@ impl Coordinator {
         } else {
             let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
             let store = self.store.clone();
-            let written = blocking(move || store.write(&checkpoint)).await;
+            let written = blocking(move || store.write(checkpoint)).await;
             if let Err(message) = written {
                 // Nothing was acknowledged, so nothing is lost; the next epoch tries again.
                 metrics::counter!("tidegate_checkpoints_failed_total").increment(1);

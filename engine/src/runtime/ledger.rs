@@ -20,6 +20,8 @@ pub enum Report {
     },
     /// An operator: its state.
     State(Vec<RecordBatch>),
+    /// An operator: what has changed in its state since its last report.
+    Changes(Vec<RecordBatch>),
     /// A sink: everything before the barrier survives a crash.
     Flushed,
 }

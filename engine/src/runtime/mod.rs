@@ -5,6 +5,7 @@
 
 pub mod align;
 mod build;
+mod chain;
 pub mod checkpoint;
 mod checkpoint_store;
 pub mod edge;

@@ -186,6 +186,7 @@ impl Segment {
                 Event::Watermark(Watermark::Time(held))
             }
             Event::End => {
+                // Whole: this one counts for all later epochs.
                 let state = slot.operator.snapshot().map_err(|error| Stop::Failed(index, error.0))?;
                 slot.stats.set_state("ended");
                 slot.job.say(Word::Ended(Report::State(state))).await;
@@ -211,11 +212,23 @@ impl Segment {
 
     async fn snapshot(&mut self, index: usize, barrier: Barrier) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        let state = if barrier.light { Ok(Vec::new()) } else { slot.operator.snapshot() };
-        match state {
-            Ok(state) => slot.job.say(Word::Report(barrier.epoch, Report::State(state))).await,
+        let started = Instant::now();
+        let report =
+            if barrier.light { Ok(Report::State(Vec::new())) } else { report(slot.operator.as_mut()) };
+        metrics::histogram!("tidegate_snapshot_seconds", "node" => slot.job.part.to_string())
+            .record(started.elapsed().as_secs_f64());
+        match report {
+            Ok(report) => slot.job.say(Word::Report(barrier.epoch, report)).await,
             Err(error) => slot.job.say(Word::Failed(format!("cannot snapshot: {error}"))).await,
         }
+    }
+}
+
+/// What has changed, if the operator can tell; else everything.
+fn report(operator: &mut dyn Operator) -> Result<Report, OperatorError> {
+    match operator.changes()? {
+        Some(changes) => Ok(Report::Changes(changes)),
+        None => operator.snapshot().map(Report::State),
     }
 }
 

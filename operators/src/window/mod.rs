@@ -1,9 +1,12 @@
 //! `window`: aggregates over rows that lie together in event time.
 
 mod frame;
+mod layers;
 mod operator;
 mod pane;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use tidegate_engine::catalog::{BuildOperator, Row};
 use tidegate_engine::diagnostic::Diagnostic;
@@ -64,7 +67,11 @@ fn build(
     _context: &BuildContext,
     inputs: &[Input],
 ) -> Result<OperatorPart, ConfigError> {
-    let input = only_input(config, inputs)?;
+    let (window, ports) = window(config, only_input(config, inputs)?)?;
+    Ok(OperatorPart { operator: Box::new(window), ports })
+}
+
+fn window(config: &NodeConfig, input: &Input) -> Result<(Window, Vec<Port>), ConfigError> {
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
     let keys = key_columns(config, input, &mut diagnostics);
@@ -103,7 +110,7 @@ fn build(
         Port { name: "late".into(), stream: input.stream.clone() },
         Port { name: "rejects".into(), stream: rejects_schema() },
     ];
-    Ok(OperatorPart { operator: Box::new(operator), ports })
+    Ok((operator, ports))
 }
 
 /// The key's columns, all of types that a window can group by.

@@ -7,17 +7,25 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use tidegate_engine::error::OperatorError;
-use tidegate_engine::operator::{MAIN_PORT, Operator, Output, Progress};
+use tidegate_engine::operator::{Compaction, MAIN_PORT, Operator, Output, Progress};
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::time::Time;
 
 use super::frame::Frame;
+use super::layers::Pane;
 use super::pane::{Evaluated, Groups, Layout};
+use super::state::together;
 use super::{LATE_PORT, REJECTS_PORT};
 use crate::narrow::{narrow, reject_rows};
 
 /// Runs of fewer rows on average are gathered by pane before they are added.
 const RUN_ROWS_MIN: usize = 64;
+
+/// A state of more groups than this is not given whole at each snapshot: that
+/// would take longer than a segment may stand still.
+const GROUPS_WHOLE_MAX: usize = 50_000;
+/// Groups that are merged with each batch, besides two for each of its rows.
+const SETTLE_GROUPS: usize = 1_024;
 
 /// Rows that stand together in a batch and belong to one pane; to none if they
 /// are late.
@@ -31,9 +39,12 @@ pub(super) struct Window {
     input: StreamSchema,
     output: StreamSchema,
     pub(super) frame: Frame,
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     /// Open panes by their start.
-    pub(super) panes: BTreeMap<i64, Groups>,
+    pub(super) panes: BTreeMap<i64, Pane>,
+    /// Groups of all panes that wait to be merged, at least.
+    waiting: usize,
+    pub(super) groups_whole_max: usize,
     /// Event time has come this far; `i64::MIN` before the first watermark.
     pub(super) watermark_us: i64,
     /// Every window that ends at or before this has been closed. Further than
@@ -54,8 +65,10 @@ impl Window {
             input,
             output,
             frame,
-            layout,
+            layout: Arc::new(layout),
             panes: BTreeMap::new(),
+            waiting: 0,
+            groups_whole_max: GROUPS_WHOLE_MAX,
             watermark_us: i64::MIN,
             closed_us: i64::MIN,
         }
@@ -110,11 +123,27 @@ impl Window {
         runs
     }
 
-    fn pane(&mut self, start_us: i64) -> Result<&mut Groups, OperatorError> {
+    fn pane(&mut self, start_us: i64) -> Result<&mut Pane, OperatorError> {
         match self.panes.entry(start_us) {
             std::collections::btree_map::Entry::Occupied(pane) => Ok(pane.into_mut()),
-            std::collections::btree_map::Entry::Vacant(place) => Ok(place.insert(Groups::new(&self.layout)?)),
+            std::collections::btree_map::Entry::Vacant(place) => Ok(place.insert(Pane::new(&self.layout)?)),
         }
+    }
+
+    /// Merges some of the groups that wait, no more at a time than is fitting for
+    /// so many rows.
+    fn settle(&mut self, rows: usize) -> Result<(), OperatorError> {
+        if self.waiting == 0 {
+            return Ok(());
+        }
+        let most = rows.saturating_mul(2).saturating_add(SETTLE_GROUPS);
+        let mut left = most;
+        for pane in self.panes.values_mut() {
+            left = pane.settle(&self.layout, left)?;
+        }
+        // With some of the number left there is nothing more that waits.
+        self.waiting = if left > 0 { 0 } else { self.waiting.saturating_sub(most).max(1) };
+        Ok(())
     }
 
     /// Closes every window that ends at or before `until_us`. The cost depends
@@ -149,15 +178,12 @@ impl Window {
         let frame = self.frame;
         let end_us = start_us.saturating_add(frame.size_us);
         let results = if frame.is_tumbling() {
-            let mut pane = self.panes.remove(&start_us).map_or_else(|| Groups::new(&self.layout), Ok)?;
-            pane.evaluate(&self.layout)?
+            let pane = self.panes.remove(&start_us).map_or_else(|| Pane::new(&self.layout), Ok)?;
+            pane.into_groups(&self.layout)?.evaluate(&self.layout)?
         } else {
             let mut window = Groups::new(&self.layout)?;
             for pane in self.panes.range_mut(start_us..end_us).map(|(_, pane)| pane) {
-                let taken = pane.take()?;
-                window.merge(&self.layout, &taken)?;
-                // Other windows need the pane too.
-                pane.merge(&self.layout, &taken)?;
+                pane.add_to(&mut window, &self.layout)?;
             }
             window.evaluate(&self.layout)?
         };
@@ -193,6 +219,7 @@ impl Operator for Window {
         if !bad.is_empty() {
             out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
         }
+        self.settle(batch.num_rows())?;
         Ok(Progress::Done)
     }
 
@@ -217,7 +244,23 @@ impl Operator for Window {
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
-        self.save()
+        let state = self.save();
+        self.waiting = self.panes.values().map(Pane::waiting).sum();
+        state
+    }
+
+    fn changes(&mut self) -> Result<Option<Vec<RecordBatch>>, OperatorError> {
+        if self.panes.values().map(Pane::groups).sum::<usize>() <= self.groups_whole_max {
+            return Ok(None);
+        }
+        let changes = self.save_changes()?;
+        self.waiting = self.panes.values().map(Pane::waiting).sum();
+        Ok(Some(changes))
+    }
+
+    fn compaction(&self) -> Option<Compaction> {
+        let (layout, frame) = (Arc::clone(&self.layout), self.frame);
+        Some(Arc::new(move |state: &[RecordBatch]| together(&layout, frame, state)))
     }
 
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<(), OperatorError> {

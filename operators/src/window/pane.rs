@@ -136,6 +136,18 @@ pub(super) struct Taken {
     pub(super) groups: usize,
 }
 
+impl Taken {
+    /// Keeps the first `count` groups and answers the others.
+    pub(super) fn split_off(&mut self, count: usize) -> Taken {
+        let count = count.min(self.groups);
+        let rest = self.groups - count;
+        let later = self.columns.iter().map(|column| column.slice(count, rest)).collect();
+        self.columns = self.columns.iter().map(|column| column.slice(0, count)).collect();
+        self.groups = count;
+        Taken { columns: later, groups: rest }
+    }
+}
+
 /// The groups of a pane, or of a window that is being put together.
 pub(super) struct Groups {
     keys: Option<Box<dyn GroupValues>>,
@@ -220,8 +232,8 @@ impl Groups {
         Ok(RecordBatch::try_new_with_options(Arc::clone(&layout.result_schema), columns, &options)?)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+    pub(super) fn len(&self) -> usize {
+        self.count
     }
 
     fn intern(&mut self, keys: &[ArrayRef], rows: usize) -> Result<(), OperatorError> {

@@ -1,59 +1,149 @@
-//! A window's state as record batches: one with how far time has come, one
-//! for each pane with its keys and the state of its aggregates.
+//! A window's state as record batches: one with how far time has come, then
+//! the keys and aggregates of panes. A batch stands for all that was said of
+//! its pane before, unless it is marked as more of it. Panes whose windows are
+//! all closed by the last head are gone.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use tidegate_engine::error::OperatorError;
 
+use super::frame::Frame;
+use super::layers::{Pane, Saved};
 use super::operator::Window;
-use super::pane::{Groups, Taken};
+use super::pane::{Groups, Layout, Taken};
 
 /// Column of a pane's start, in microseconds.
 const PANE_START: &str = "pane_start_us";
+/// First column of the head.
+const WATERMARK: &str = "watermark_us";
+/// Marks a batch as more of its pane.
+const MORE: &str = "tidegate.more";
+
+/// A window's state without the window.
+struct State {
+    watermark_us: i64,
+    closed_us: i64,
+    panes: BTreeMap<i64, Groups>,
+}
 
 impl Window {
+    /// Everything.
     pub(super) fn save(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
         if self.closed_us == i64::MIN && self.panes.is_empty() {
             return Ok(Vec::new());
         }
-        let number = |value| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
-        let head = RecordBatch::try_from_iter([
-            ("watermark_us", number(self.watermark_us)),
-            ("closed_us", number(self.closed_us)),
-        ])?;
-        let mut batches = vec![head];
-        let mut fields = vec![Arc::new(Field::new(PANE_START, DataType::Int64, false))];
-        fields.extend(self.layout.snapshot_fields());
-        let schema = Arc::new(Schema::new(fields));
+        let mut batches = vec![head(self.watermark_us, self.closed_us)?];
+        let schemas = Schemas::new(&self.layout);
         for (start_us, pane) in &mut self.panes {
-            if pane.is_empty() {
-                continue;
+            for saved in pane.save(&self.layout)? {
+                batches.push(schemas.batch(*start_us, saved)?);
             }
-            let taken = pane.take()?;
-            pane.merge(&self.layout, &taken)?;
-            let mut columns = vec![Arc::new(Int64Array::from(vec![*start_us; taken.groups])) as ArrayRef];
-            columns.extend(taken.columns);
-            let options = RecordBatchOptions::new().with_row_count(Some(taken.groups));
-            batches.push(RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?);
+        }
+        Ok(batches)
+    }
+
+    /// What is new.
+    pub(super) fn save_changes(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
+        let mut batches = vec![head(self.watermark_us, self.closed_us)?];
+        let schemas = Schemas::new(&self.layout);
+        for (start_us, pane) in &mut self.panes {
+            if let Some(saved) = pane.changes()? {
+                batches.push(schemas.batch(*start_us, saved)?);
+            }
         }
         Ok(batches)
     }
 
     pub(super) fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
-        let Some((head, panes)) = state.split_first() else { return Ok(()) };
-        self.watermark_us = number(head, 0)?;
-        self.closed_us = number(head, 1)?;
-        for batch in panes {
-            let start_us = number(batch, 0)?;
-            let columns = batch.columns().iter().skip(1).cloned().collect();
-            let mut groups = Groups::new(&self.layout)?;
-            groups.merge(&self.layout, &Taken { columns, groups: batch.num_rows() })?;
-            self.panes.insert(start_us, groups);
+        if state.is_empty() {
+            return Ok(());
+        }
+        let State { watermark_us, closed_us, panes } = State::of(&self.layout, self.frame, state)?;
+        (self.watermark_us, self.closed_us) = (watermark_us, closed_us);
+        for (start_us, groups) in panes {
+            self.panes.insert(start_us, Pane::restored(groups, &self.layout)?);
         }
         Ok(())
     }
+}
+
+/// One snapshot of a snapshot and the changes behind it.
+pub(super) fn together(
+    layout: &Layout,
+    frame: Frame,
+    state: &[RecordBatch],
+) -> Result<Vec<RecordBatch>, OperatorError> {
+    let State { watermark_us, closed_us, panes } = State::of(layout, frame, state)?;
+    let schemas = Schemas::new(layout);
+    let mut batches = vec![head(watermark_us, closed_us)?];
+    for (start_us, mut groups) in panes {
+        batches.push(schemas.batch(start_us, Saved { is_whole: true, groups: groups.take()? })?);
+    }
+    Ok(batches)
+}
+
+impl State {
+    fn of(layout: &Layout, frame: Frame, batches: &[RecordBatch]) -> Result<State, OperatorError> {
+        let mut state = State { watermark_us: i64::MIN, closed_us: i64::MIN, panes: BTreeMap::new() };
+        for batch in batches {
+            let schema = batch.schema_ref();
+            if schema.fields().first().is_some_and(|field| field.name() == WATERMARK) {
+                (state.watermark_us, state.closed_us) = (number(batch, 0)?, number(batch, 1)?);
+                continue;
+            }
+            let start_us = number(batch, 0)?;
+            if !schema.metadata().contains_key(MORE) {
+                state.panes.remove(&start_us);
+            }
+            let columns = batch.columns().iter().skip(1).cloned().collect();
+            let taken = Taken { columns, groups: batch.num_rows() };
+            match state.panes.entry(start_us) {
+                std::collections::btree_map::Entry::Occupied(known) => {
+                    known.into_mut().merge(layout, &taken)?;
+                }
+                std::collections::btree_map::Entry::Vacant(place) => {
+                    place.insert(Groups::new(layout)?).merge(layout, &taken)?;
+                }
+            }
+        }
+        state.panes.retain(|start_us, _| frame.last_end_of(*start_us) > state.closed_us);
+        Ok(state)
+    }
+}
+
+/// Shapes of the batches of panes.
+struct Schemas {
+    whole: SchemaRef,
+    more: SchemaRef,
+}
+
+impl Schemas {
+    fn new(layout: &Layout) -> Schemas {
+        let mut fields = vec![Arc::new(Field::new(PANE_START, DataType::Int64, false))];
+        fields.extend(layout.snapshot_fields());
+        let more = HashMap::from([(MORE.to_owned(), String::new())]);
+        Schemas {
+            whole: Arc::new(Schema::new(fields.clone())),
+            more: Arc::new(Schema::new_with_metadata(fields, more)),
+        }
+    }
+
+    fn batch(&self, start_us: i64, saved: Saved) -> Result<RecordBatch, OperatorError> {
+        let Saved { is_whole, groups: Taken { columns: own, groups } } = saved;
+        let mut columns = vec![Arc::new(Int64Array::from(vec![start_us; groups])) as ArrayRef];
+        columns.extend(own);
+        let options = RecordBatchOptions::new().with_row_count(Some(groups));
+        let schema = if is_whole { &self.whole } else { &self.more };
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    }
+}
+
+fn head(watermark_us: i64, closed_us: i64) -> Result<RecordBatch, OperatorError> {
+    let number = |value| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+    Ok(RecordBatch::try_from_iter([(WATERMARK, number(watermark_us)), ("closed_us", number(closed_us))])?)
 }
 
 /// The first value of a column of whole numbers.

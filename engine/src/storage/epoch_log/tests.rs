@@ -59,7 +59,7 @@ fn a_summary_says_what_the_records_before_it_say() {
     for number in 0..400 {
         let mut seed = Seed::new(number);
         let disk = SimDisk::default();
-        let (mut epoch, mut delivered) = (0, 0);
+        let (mut epoch, mut delivered) = (0_u64, 0);
         for life in 0..4 {
             let vfs = Arc::new(disk.plugged());
             let Ok(mut log) = EpochLog::open(vfs, Path::new(FOLDER), 300) else { panic!("seed {number}") };

@@ -1,0 +1,197 @@
+//! A window whose state is given in changes: whatever is reported, put together,
+//! lost and restored between any two batches, results are those of a window
+//! that nobody disturbs.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field};
+use arrow::util::pretty::pretty_format_batches;
+use proptest::prelude::*;
+use tidegate_engine::operator::{Input, Operator, Output};
+use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::time::{Time, time_type};
+use tidegate_engine::topology::parse::parse;
+
+use super::*;
+
+const KINDS: [&str; 2] =
+    ["{ kind = \"tumbling\", size = \"10s\" }", "{ kind = \"hopping\", size = \"10s\", slide = \"4s\" }"];
+
+fn stream() -> StreamSchema {
+    StreamSchema::new(
+        vec![
+            Field::new("key", DataType::Utf8, true),
+            Field::new("ts", time_type(), false),
+            Field::new("value", DataType::Float64, true),
+            Field::new("n", DataType::Int64, true),
+        ],
+        Some("ts"),
+    )
+}
+
+fn new(kind: &str, keyed: bool, groups_whole_max: usize) -> Window {
+    let key = if keyed { "key = [\"key\"]\n" } else { "" };
+    let text = format!(
+        "[operator.w]\ntype = \"window\"\nfrom = \"rows\"\n{key}window = {kind}\nselect = [\"count(*) AS c\", \"sum(value) AS s\", \"avg(value) AS a\", \"min(n) AS low\", \"max(n) AS high\", \"count(distinct n) AS d\", \"median(value) AS m\"]\n"
+    );
+    let (parsed, problems) = parse(&text);
+    assert_eq!(problems, []);
+    let input = Input { name: "rows".into(), stream: stream() };
+    let mut window = window(&parsed.nodes[0], &input).expect("a right window").0;
+    window.groups_whole_max = groups_whole_max;
+    window
+}
+
+/// A batch of rows and what happens behind it.
+#[derive(Clone, Debug)]
+struct Step {
+    rows: Vec<(u8, u8, i8)>,
+    then: Then,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Nothing,
+    Report,
+    /// The checkpoint puts changes together.
+    Together,
+    /// The process dies: the last report is restored, rows behind it come again.
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let then = prop_oneof![
+        3 => Just(Then::Nothing),
+        4 => Just(Then::Report),
+        1 => Just(Then::Together),
+        1 => Just(Then::Crash),
+    ];
+    let rows = proptest::collection::vec((0..12_u8, 0..15_u8, any::<i8>()), 0..25);
+    let step = (rows, then).prop_map(|(rows, then)| Step { rows, then });
+    proptest::collection::vec(step, 1..25)
+}
+
+/// Rows of a step: times grow by half a second each step, and are up to seven
+/// seconds behind.
+fn batch(step: &Step, index: usize) -> RecordBatch {
+    let base = i64::try_from(index).expect("small") * 1_000_000;
+    let times: Vec<i64> = step.rows.iter().map(|row| base + i64::from(row.1) * 500_000).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(step.rows.iter().map(|row| format!("k{}", row.0)))),
+        Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+        Arc::new(Float64Array::from_iter_values(step.rows.iter().map(|row| f64::from(row.2)))),
+        Arc::new(Int64Array::from_iter_values(step.rows.iter().map(|row| i64::from(row.2)))),
+    ];
+    RecordBatch::try_new(stream().columns, columns).expect("columns of the schema")
+}
+
+fn feed(window: &mut Window, step: &Step, index: usize) -> Vec<String> {
+    let mut out = Output::default();
+    if !step.rows.is_empty() {
+        window.on_batch(0, &batch(step, index), &mut out).expect("takes rows");
+    }
+    let mark = Time(i64::try_from(index).expect("small") * 1_000_000);
+    window.on_watermark(mark, &mut out).expect("takes a watermark");
+    lines(&mut out)
+}
+
+fn end(window: &mut Window) -> Vec<String> {
+    let mut out = Output::default();
+    window.on_end(&mut out).expect("ends");
+    lines(&mut out)
+}
+
+fn lines(out: &mut Output) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (port, batch) in out.drain() {
+        let text = pretty_format_batches(&[batch]).expect("prints").to_string();
+        let rows = text.lines().skip(3).filter(|line| line.starts_with('|'));
+        lines.extend(rows.map(|line| format!("{port} {line}")));
+    }
+    lines
+}
+
+/// The last durable report, as a checkpoint keeps it.
+struct Kept {
+    chain: Vec<RecordBatch>,
+    /// The step behind it, and the results before it.
+    next: usize,
+    results: usize,
+}
+
+fn run(kind: &str, keyed: bool, steps: &[Step], groups_whole_max: usize) -> (Vec<String>, usize) {
+    let mut window = new(kind, keyed, groups_whole_max);
+    let mut results = Vec::new();
+    let mut kept = Kept { chain: Vec::new(), next: 0, results: 0 };
+    let (mut changes, mut index, mut crashed) = (0, 0, vec![false; steps.len()]);
+    while let Some(step) = steps.get(index) {
+        results.extend(feed(&mut window, step, index));
+        match step.then {
+            Then::Crash if !crashed[index] => {
+                crashed[index] = true;
+                window = new(kind, keyed, groups_whole_max);
+                window.restore(kept.chain.clone()).expect("restores");
+                results.truncate(kept.results);
+                index = kept.next;
+                continue;
+            }
+            Then::Report | Then::Together => {
+                match window.changes().expect("reports") {
+                    Some(more) => {
+                        changes += 1;
+                        kept.chain.extend(more);
+                    }
+                    None => kept.chain = window.snapshot().expect("snapshots"),
+                }
+                if step.then == Then::Together && !kept.chain.is_empty() {
+                    let together = window.compaction().expect("has one");
+                    kept.chain = together(&kept.chain).expect("goes together");
+                }
+                (kept.next, kept.results) = (index + 1, results.len());
+            }
+            Then::Nothing | Then::Crash => {}
+        }
+        index += 1;
+    }
+    results.extend(end(&mut window));
+    results.sort();
+    (results, changes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changes_restores_and_crashes_do_not_disturb(
+        steps in steps(), kind in 0..2_usize, keyed in any::<bool>(), most in 0..12_usize,
+    ) {
+        let calm: Vec<Step> = steps.iter().map(|step| Step { then: Then::Nothing, ..step.clone() }).collect();
+        let (expected, none) = run(KINDS[kind], keyed, &calm, usize::MAX);
+        prop_assert_eq!(none, 0);
+        let (found, _) = run(KINDS[kind], keyed, &steps, most);
+        prop_assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn a_report_holds_what_has_changed_and_no_more() {
+    let mut window = new(KINDS[0], true, 3);
+    let rows =
+        |from: u8, to: u8| Step { rows: (from..to).map(|key| (key, 0, 1)).collect(), then: Then::Nothing };
+    let size = |window: &mut Window| {
+        let changes = window.changes().expect("reports")?;
+        Some(changes.iter().skip(1).map(RecordBatch::num_rows).collect::<Vec<_>>())
+    };
+    feed(&mut window, &rows(0, 3), 0);
+    assert_eq!(size(&mut window), None, "a small state is given whole");
+    window.snapshot().expect("snapshots");
+    feed(&mut window, &rows(3, 100), 0);
+    assert_eq!(size(&mut window), Some(vec![100]), "what was small stands for all of it");
+    assert_eq!(size(&mut window), Some(vec![]), "nothing is new");
+    feed(&mut window, &rows(40, 42), 0);
+    assert_eq!(size(&mut window), Some(vec![2]));
+    feed(&mut window, &rows(40, 43), 0);
+    assert_eq!(size(&mut window), Some(vec![3]));
+    assert_eq!(end(&mut window).len(), 100);
+}
