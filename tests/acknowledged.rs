@@ -51,7 +51,7 @@ fn post(address: &str, id: u32) {
     };
     stream.set_read_timeout(Some(LIMIT)).expect("a time limit");
     let head = format!(
-        "POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nIdempotency-Key: order-{id}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all((head + &body).as_bytes()).expect("is read");
@@ -134,6 +134,28 @@ fn acknowledged_rows_are_in_a_table_once_after_many_kills() {
     let mut query = database.prepare("SELECT id FROM orders ORDER BY id").expect("a query");
     let ids = query.query_map([], |row| row.get(0)).expect("rows");
     assert_eq!(ids.collect::<Result<Vec<i64>, _>>().expect("rows"), (0..=105).collect::<Vec<_>>());
+}
+
+/// A sender that heard nothing sends again, to the same process or to the next.
+#[test]
+fn a_request_that_is_sent_again_counts_once() {
+    let (folder, address) = folder("50ms");
+    let path = folder.path().join("topology.toml");
+    let topology = std::fs::read_to_string(&path).expect("is there");
+    let known = "request_id = \"request\"\nunique = [\"request\"]\nschema =";
+    std::fs::write(&path, topology.replace("schema =", known)).expect("written");
+    for round in 0..6_u32 {
+        let child = start(folder.path());
+        (round.saturating_sub(2) * 10..round * 10 + 10).for_each(|id| post(&address, id));
+        (round * 10..round * 10 + 10).for_each(|id| post(&address, id));
+        stop(child, "-KILL");
+    }
+    let child = start(folder.path());
+    (0..61).for_each(|id| post(&address, id));
+    stop(child, "-TERM");
+    let (_, mut ids) = published(folder.path());
+    ids.sort_unstable();
+    assert_eq!(ids, (0..=60).collect::<Vec<_>>());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tidegate_engine::catalog::{BuildSink, Row};
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::Input;
-use tidegate_engine::sink::{Sink, SinkPart};
+use tidegate_engine::sink::{Delivery, Sink, SinkPart};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 /// `[sink.x] type = "discard"`.
@@ -33,6 +33,10 @@ struct Discard;
 
 #[async_trait]
 impl Sink for Discard {
+    fn delivery(&self) -> Delivery {
+        Delivery::Local
+    }
+
     async fn open(&mut self) -> Result<(), ConnectorError> {
         Ok(())
     }

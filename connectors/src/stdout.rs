@@ -8,7 +8,7 @@ use tidegate_engine::codec::Encoder;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::Input;
-use tidegate_engine::sink::{Sink, SinkPart};
+use tidegate_engine::sink::{Delivery, Sink, SinkPart};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -50,6 +50,10 @@ struct Lines<W> {
 
 #[async_trait]
 impl<W: AsyncWrite + Send + Unpin> Sink for Lines<W> {
+    fn delivery(&self) -> Delivery {
+        Delivery::Local
+    }
+
     async fn open(&mut self) -> Result<(), ConnectorError> {
         Ok(())
     }

@@ -90,6 +90,12 @@ pub(super) const CODES: &[Code] = &[
         "[sink.rows]  type = \"file\"  queue = { disk = \"1GiB\" }",
         "[sink.rows]  type = \"file\"",
     ),
+    code(
+        "TG-T011",
+        "`unique` of a source that keeps no log",
+        "[source.rows]  type = \"file\"  unique = [\"id\"]",
+        "[source.rows]  type = \"mqtt\"  unique = [\"id\"]",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),

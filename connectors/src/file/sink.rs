@@ -15,7 +15,7 @@ use tidegate_engine::codec::Encoder;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::Input;
-use tidegate_engine::sink::{Sink, SinkPart};
+use tidegate_engine::sink::{Delivery, Sink, SinkPart};
 use tidegate_engine::storage::files::sync_folder;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -154,6 +154,10 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> ConnectorError + '_ {
 
 #[async_trait]
 impl Sink for FileSink {
+    fn delivery(&self) -> Delivery {
+        Delivery::Local
+    }
+
     async fn open(&mut self) -> Result<(), ConnectorError> {
         self.pending.clear();
         if let Some(out) = self.out.take() {

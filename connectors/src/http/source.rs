@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, StringBuilder};
+use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -32,6 +34,11 @@ const KEYS: &[Key] = &[
     required("listen", Kind::Text, "address and port, e.g. \"127.0.0.1:8080\""),
     optional("path", Kind::Text, "path of the requests, default \"/\""),
     optional("token", Kind::Secret, "a request must say `Authorization: Bearer …` with it"),
+    optional(
+        "request_id",
+        Kind::Text,
+        "name of a column with the request's `Idempotency-Key` and the row's number in it, NULL without one; with `unique` a request that is sent again counts once",
+    ),
 ];
 
 /// `[source.x] type = "http"`.
@@ -56,12 +63,16 @@ from = "orders"
 const REQUESTS_MAX: usize = 256;
 /// Rows after which a batch is handed on though more requests wait.
 const BATCH_ROWS: usize = 8_192;
+/// Longest `Idempotency-Key`.
+const REQUEST_ID_BYTES_MAX: usize = 256;
 /// Longest wait of a request for its rows to be durable.
 const DURABLE_WITHIN: Duration = Duration::from_secs(30);
 
 fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
-    let format = RowFormat::from_config(config, Vec::new())?;
     let table = &config.table;
+    let request_id = table.str("request_id").map(|name| Field::new(name, DataType::Utf8, true));
+    let has_request_id = request_id.is_some();
+    let format = RowFormat::from_config(config, request_id.into_iter().collect())?;
     let wrong = |key: &str, message: String| Diagnostic::error("TG-C034", message).at(table.span_of(key));
     let mut out = Vec::new();
     let listen = table.str("listen").unwrap_or_default();
@@ -90,6 +101,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         token,
         decoder: format.decoder(),
         format,
+        has_request_id,
         clock: Arc::clone(&context.clock),
         requests: None,
         taken: 0,
@@ -109,6 +121,8 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
 /// A request's body and whom to tell.
 struct Request {
     body: Bytes,
+    /// Its `Idempotency-Key`.
+    id: Option<String>,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -129,6 +143,7 @@ struct HttpSource {
     path: String,
     token: Option<SecretRef>,
     format: RowFormat,
+    has_request_id: bool,
     decoder: Box<dyn Decoder>,
     clock: Arc<dyn Clock>,
     requests: Option<mpsc::Receiver<Request>>,
@@ -175,7 +190,8 @@ impl Source for HttpSource {
         let mut request = Some(first);
         let mut bad = Vec::new();
         let mut batches = Vec::new();
-        while let Some(Request { body, answer }) = request.take() {
+        let mut ids = StringBuilder::new();
+        while let Some(Request { body, id, answer }) = request.take() {
             self.taken += 1;
             let number = self.taken;
             self.decoder.decode(&body, &|row| format!("request {number}, row {}", row + 1));
@@ -183,6 +199,9 @@ impl Source for HttpSource {
             let reason = decoded.bad.first().map(|row| row.reason.clone());
             let outcome = Outcome { rows: decoded.batch.num_rows(), rejected: decoded.bad.len(), reason };
             bad.extend(decoded.bad);
+            for row in 0..outcome.rows {
+                ids.append_option(id.as_ref().map(|id| format!("{id}#{row}")));
+            }
             batches.push(decoded.batch);
             lock(&self.unanswered).push_back((number, answer, outcome));
             if batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>() < BATCH_ROWS {
@@ -194,7 +213,8 @@ impl Source for HttpSource {
         let decoded = tidegate_engine::codec::Decoded { batch, bad };
         let position = Position::of(&self.taken);
         let origin = Origin { node: &self.node, partition: 0, position, now: self.clock.now() };
-        Ok(Polled::Rows(self.format.rows(decoded, Vec::new(), origin)?))
+        let own: Option<ArrayRef> = self.has_request_id.then(|| Arc::new(ids.finish()) as ArrayRef);
+        Ok(Polled::Rows(self.format.rows(decoded, own.into_iter().collect(), origin)?))
     }
 
     fn committer(&self) -> Option<Box<dyn Committer>> {
@@ -276,8 +296,12 @@ async fn take(
     if *door.stopped.borrow() {
         return unavailable("stopping");
     }
+    let id = headers.get("idempotency-key").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    if id.as_ref().is_some_and(|id| id.len() > REQUEST_ID_BYTES_MAX) {
+        return (StatusCode::BAD_REQUEST, "the Idempotency-Key is longer than 256 bytes").into_response();
+    }
     let (answer, answered) = oneshot::channel();
-    if door.sender.try_send(Request { body, answer }).is_err() {
+    if door.sender.try_send(Request { body, id, answer }).is_err() {
         return unavailable("too many requests are waiting");
     }
     match tokio::time::timeout(DURABLE_WITHIN, answered).await {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use tidegate_engine::error::ConnectorError;
-use tidegate_engine::sink::{Sink, SinkPart};
+use tidegate_engine::sink::{self, Sink, SinkPart};
 use tidegate_engine::storage::blocking::blocking;
 use tidegate_engine::storage::epoch_log::EpochLog;
 use tidegate_engine::storage::log::LogError;
@@ -181,6 +181,10 @@ async fn with_shelf<T: Send + 'static>(
 
 #[async_trait]
 impl Sink for SinkLog {
+    fn delivery(&self) -> sink::Delivery {
+        sink::Delivery::ExactlyOnce
+    }
+
     async fn open(&mut self) -> Result<(), ConnectorError> {
         self.pending.clear();
         if let Some(running) = &self.running {

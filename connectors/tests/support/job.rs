@@ -45,7 +45,7 @@ impl Running {
         let plan = Plan {
             name: "test".into(),
             checkpoint_interval: Duration::from_millis(200),
-            sources: vec![SourceNode { name: "s".into(), part }],
+            sources: vec![SourceNode { name: "s".into(), part, unique: Vec::new() }],
             operators: vec![OperatorNode {
                 name: "watcher".into(),
                 part: OperatorPart {

@@ -13,7 +13,7 @@ use super::journal::{Answer, LaunchRules, Launched, NewFiring, Offer};
 use super::scheduler::{NewRun, SchedulerHandle};
 use super::spec::TriggerLink;
 use crate::error::ConnectorError;
-use crate::sink::{Sink, SinkPart};
+use crate::sink::{Delivery, Sink, SinkPart};
 use crate::time::Time;
 use crate::topology::delivery::RetryPolicy;
 use crate::topology::plan::{PortRef, SinkNode};
@@ -159,6 +159,10 @@ impl Launcher {
 
 #[async_trait]
 impl Sink for Launcher {
+    fn delivery(&self) -> Delivery {
+        Delivery::Local
+    }
+
     async fn open(&mut self) -> Result<(), ConnectorError> {
         Ok(())
     }

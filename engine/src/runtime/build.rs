@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::checkpoint::{Checkpoint, OperatorState};
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
 use super::egress::{self, QueuedSink};
-use super::ingress::{LoggedSource, Shelf};
+use super::ingress::{LoggedSource, REMEMBERED_BYTES, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
 use super::outlets::Outlets;
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
@@ -320,7 +320,8 @@ impl Builder<'_> {
     fn start_source(&mut self, mut node: SourceNode) {
         if node.part.logged {
             let folder = self.config.data_dir.join("ingress").join(&node.name);
-            node.part = logged(node.part, &node.name, folder, self.config);
+            let unique = std::mem::take(&mut node.unique);
+            node.part = logged(node.part, &node.name, folder, unique, self.config);
         }
         let (job, stats) = self.part(&node.name, "source", &["", "rejects"]);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -341,14 +342,24 @@ impl Builder<'_> {
 }
 
 /// A source that goes through its ingress log.
-fn logged(part: SourcePart, node: &str, folder: PathBuf, config: &JobConfig) -> SourcePart {
+fn logged(
+    part: SourcePart,
+    node: &str,
+    folder: PathBuf,
+    unique: Vec<usize>,
+    config: &JobConfig,
+) -> SourcePart {
     let shelf = Shelf {
         node: node.to_owned(),
         folder,
         vfs: Arc::clone(&config.vfs),
-        limits: LogLimits::default(),
+        limits: LogLimits {
+            bytes_kept: if unique.is_empty() { 0 } else { REMEMBERED_BYTES },
+            ..LogLimits::default()
+        },
         clock: Arc::clone(&config.clock),
         stream: part.stream.clone(),
+        unique,
     };
     let source = Box::new(LoggedSource::new(part.source, shelf));
     SourcePart { source, replayable: true, commit_quickly: false, ..part }

@@ -18,12 +18,14 @@ pub struct LogLimits {
     pub segment_bytes: u64,
     /// All segments together.
     pub bytes_max: u64,
+    /// So many bytes stay though nobody needs them any more.
+    pub bytes_kept: u64,
 }
 
 impl Default for LogLimits {
-    /// Segments of 16 MiB, 10 GiB in all.
+    /// Segments of 16 MiB, 10 GiB in all, none kept longer than needed.
     fn default() -> LogLimits {
-        LogLimits { segment_bytes: 16 << 20, bytes_max: 10 << 30 }
+        LogLimits { segment_bytes: 16 << 20, bytes_max: 10 << 30, bytes_kept: 0 }
     }
 }
 
@@ -247,6 +249,9 @@ impl Log {
     pub fn trim(&mut self, number: u64) -> Result<(), LogError> {
         let mut trimmed = false;
         while let Some(segment) = self.segments.front() {
+            if self.bytes() - segment.bytes < self.limits.bytes_kept {
+                break;
+            }
             let is_used = match self.segments.get(1) {
                 Some(second) => second.first <= number.saturating_add(1),
                 // The last one, if nothing more will be written to it.
@@ -283,6 +288,18 @@ impl Log {
     #[must_use]
     pub fn oldest(&self) -> u64 {
         self.segments.front().map_or(self.next, |segment| segment.first)
+    }
+
+    /// The first record of the segments that hold the last so many bytes.
+    #[must_use]
+    pub fn tail(&self, bytes: u64) -> u64 {
+        let mut sum = 0;
+        let segments = self.segments.iter().rev().take_while(|segment| {
+            let is_wanted = sum < bytes;
+            sum += segment.bytes;
+            is_wanted
+        });
+        segments.last().map_or(self.next, |segment| segment.first)
     }
 
     /// The first number of each segment, oldest first.

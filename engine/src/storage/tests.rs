@@ -14,7 +14,7 @@ use crate::testing::disk::{Fault, SimDisk};
 use crate::testing::seed::Seed;
 
 const FOLDER: &str = "/log";
-const LIMITS: LogLimits = LogLimits { segment_bytes: 400, bytes_max: 1 << 30 };
+const LIMITS: LogLimits = LogLimits { segment_bytes: 400, bytes_max: 1 << 30, bytes_kept: 0 };
 
 fn open(disk: &SimDisk, after: u64) -> Result<Log, LogError> {
     Log::open(Arc::new(disk.plugged()), Path::new(FOLDER), LIMITS, after)
@@ -222,7 +222,7 @@ fn the_first_layout_is_still_read() {
 #[tokio::test]
 async fn a_group_is_durable_together_and_a_full_log_waits_for_a_trim() {
     let folder = tempfile::tempdir().expect("a folder is made");
-    let limits = LogLimits { segment_bytes: 2_000, bytes_max: 10_000 };
+    let limits = LogLimits { segment_bytes: 2_000, bytes_max: 10_000, bytes_kept: 0 };
     let log = Log::open(Arc::new(RealDisk), folder.path(), limits, 0).expect("opens");
     let group = GroupLog::start(log);
     let mut tickets = Vec::new();

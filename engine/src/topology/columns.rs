@@ -196,7 +196,7 @@ mod tests {
         let mut plan = Plan {
             name: "test".into(),
             checkpoint_interval: Duration::from_secs(1),
-            sources: vec![SourceNode { name: "rows".into(), part }],
+            sources: vec![SourceNode { name: "rows".into(), part, unique: Vec::new() }],
             operators,
             sinks: sinks.iter().map(sink).collect(),
         };

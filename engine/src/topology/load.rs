@@ -20,6 +20,7 @@ use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
 use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
+use crate::topology::unique::unique;
 use crate::topology::value::Table;
 
 /// Checkpoints are this far apart unless the file says otherwise.
@@ -219,12 +220,15 @@ impl Builder<'_> {
 
     fn source(&mut self, node: &NodeConfig) {
         let Some(row) = find(self.catalog.sources, &node.kind.value) else { return };
-        let built = (row.build)(node, self.context).and_then(|part| self.replayed(node, part));
+        let built = (row.build)(node, self.context).and_then(|part| {
+            let unique = unique(node, &part).map_err(ConfigError)?;
+            Ok((self.replayed(node, part)?, unique))
+        });
         match built {
-            Ok(part) => {
+            Ok((part, unique)) => {
                 let ports = vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
                 self.streams.insert(node.name.clone(), ports);
-                self.loaded.plan.sources.push(SourceNode { name: node.name.clone(), part });
+                self.loaded.plan.sources.push(SourceNode { name: node.name.clone(), part, unique });
             }
             Err(error) => self.diagnostics.extend(error.0),
         }
@@ -282,7 +286,7 @@ impl Builder<'_> {
         match (row.build)(&clock, self.context) {
             Ok(part) => {
                 self.streams.insert(name.clone(), vec![(String::new(), part.stream.clone())]);
-                self.loaded.plan.sources.push(SourceNode { name, part });
+                self.loaded.plan.sources.push(SourceNode { name, part, unique: Vec::new() });
             }
             Err(error) => self.diagnostics.extend(error.0),
         }

@@ -14,4 +14,5 @@ mod references;
 mod replay;
 pub mod report;
 pub mod sections;
+pub mod unique;
 pub mod value;

@@ -36,6 +36,8 @@ pub struct SourceNode {
     pub name: String,
     /// The source.
     pub part: SourcePart,
+    /// Columns that name a row, so that one that is sent again is known.
+    pub unique: Vec<usize>,
 }
 
 /// An operator of a plan.

@@ -19,7 +19,14 @@ pub const TOPOLOGY_KEYS: &[Key] = &[
     ),
 ];
 /// Keys that every source has.
-pub const SOURCE_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of source")];
+pub const SOURCE_KEYS: &[Key] = &[
+    required("type", Kind::Text, "which kind of source"),
+    optional(
+        "unique",
+        Kind::List(&Kind::Text),
+        "columns that name a row: one that its peer sends again is left out and counted (sources that are `durable`)",
+    ),
+];
 /// Keys that every operator has.
 pub const OPERATOR_KEYS: &[Key] = &[
     required("type", Kind::Text, "which kind of operator"),

@@ -8,6 +8,7 @@ mod pump;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod unique;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::payload::decode;
-use self::pump::{Arrival, Logged, Pump};
+use self::pump::{Arrival, Line, Logged, Pump};
 use self::silence::{LoggedSilence, Peer};
+use self::unique::{NAMES_MAX, Unique};
 use super::checkpoint_store::GENERATIONS;
 use crate::codec::BadRow;
 use crate::error::ConnectorError;
@@ -32,6 +34,9 @@ use crate::storage::log_reader::{Entry, LogReader, Lost};
 use crate::storage::vfs::Vfs;
 use crate::time::{Clock, Time};
 
+/// The end of a log whose rows are remembered if they have names; it is kept
+/// for that.
+pub(super) const REMEMBERED_BYTES: u64 = 64 << 20;
 /// How long the last acknowledgements may take.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
@@ -52,6 +57,8 @@ pub(super) struct Shelf {
     pub(super) clock: Arc<dyn Clock>,
     /// The rows of the source.
     pub(super) stream: StreamSchema,
+    /// Columns that name a row, so that one that is sent again is known.
+    pub(super) unique: Vec<usize>,
 }
 
 /// A source whose rows are logged, with all their columns: a later file may
@@ -67,6 +74,8 @@ pub(super) struct LoggedSource {
     committer: Option<Box<dyn Committer>>,
     silence: Arc<LoggedSilence>,
     kept: Arc<Mutex<VecDeque<u64>>>,
+    /// What has come, shared with the pump.
+    unique: Arc<Mutex<Unique>>,
     /// Rows that `next` waits for; it may be given up meanwhile.
     current: Option<Logged>,
     /// Reads handed out by the last `next`.
@@ -77,6 +86,7 @@ impl LoggedSource {
     /// Logs the rows of a source.
     pub(super) fn new(inner: Box<dyn Source>, shelf: Shelf) -> LoggedSource {
         LoggedSource {
+            unique: Arc::new(Mutex::new(Unique::new(shelf.unique.clone(), NAMES_MAX))),
             shelf,
             inner: Some(inner),
             pump: None,
@@ -93,8 +103,10 @@ impl LoggedSource {
     async fn open_log(&mut self, after: Option<u64>) -> Result<(), ConnectorError> {
         let (vfs, folder, limits) =
             (Arc::clone(&self.shelf.vfs), self.shelf.folder.clone(), self.shelf.limits);
+        let unique = Arc::clone(&self.unique);
         let opened = blocking(move || {
             let log = Log::open(vfs, &folder, limits, after.unwrap_or(0))?;
+            remember(&log, &mut unique.lock().unwrap_or_else(PoisonError::into_inner))?;
             // Without a checkpoint everything that is still there comes again.
             let reader = log.records_after(after.unwrap_or_else(|| log.oldest().saturating_sub(1)));
             Ok((log, reader))
@@ -176,7 +188,12 @@ impl LoggedSource {
         self.committer = inner.committer();
         self.silence.set(inner.silence().map_or(Peer::Trusted, Peer::Asked));
         let waiting = Arc::clone(&self.silence.waiting);
-        self.pump = Some(Pump::start(inner, log, Arc::clone(&self.shelf.clock), waiting));
+        let unique = Arc::clone(&self.unique);
+        let node = self.shelf.node.clone();
+        self.pump = Some(Pump::start(
+            inner,
+            Line { node, log, clock: Arc::clone(&self.shelf.clock), waiting, unique },
+        ));
         Ok(())
     }
 
@@ -238,6 +255,24 @@ impl LoggedSource {
         rows.received = Some(received);
         Ok(Polled::Rows(rows))
     }
+}
+
+/// Names of the rows that came last: what a peer sends again it has sent not
+/// long ago.
+fn remember(log: &Log, unique: &mut Unique) -> Result<(), LogError> {
+    if !unique.is_used() {
+        return Ok(());
+    }
+    let mut reader = log.records_after(log.tail(REMEMBERED_BYTES).saturating_sub(1));
+    while let Some(entry) = reader.next_entry()? {
+        // What cannot be read is told where its rows are wanted.
+        let Entry::Record(record) = entry else { continue };
+        let Ok(payload) = decode(&record.payload) else { continue };
+        if let Err(error) = unique.only_new(payload.batch) {
+            tracing::debug!(record = record.number, "rows without names: {error}");
+        }
+    }
+    Ok(())
 }
 
 fn fatal(error: &LogError) -> ConnectorError {

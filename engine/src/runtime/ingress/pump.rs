@@ -1,13 +1,14 @@
 //! Reads a source ahead into the log, so that one fsync covers what came during
 //! the one before it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::payload::encode;
 use super::silence::Waiting;
+use super::unique::Unique;
 use crate::error::ConnectorError;
 use crate::source::{Polled, Rows, Source};
 use crate::storage::group::{GroupLog, Ticket};
@@ -33,6 +34,15 @@ pub(super) enum Arrival {
     Failed(ConnectorError),
 }
 
+/// What a pump needs besides its source.
+pub(super) struct Line {
+    pub(super) node: String,
+    pub(super) log: GroupLog,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) unique: Arc<Mutex<Unique>>,
+}
+
 /// A source that is being read.
 pub(super) struct Pump {
     pub(super) arrivals: mpsc::Receiver<Arrival>,
@@ -42,15 +52,10 @@ pub(super) struct Pump {
 
 impl Pump {
     /// Starts to read an open source.
-    pub(super) fn start(
-        source: Box<dyn Source>,
-        log: GroupLog,
-        clock: Arc<dyn Clock>,
-        waiting: Arc<Waiting>,
-    ) -> Pump {
+    pub(super) fn start(source: Box<dyn Source>, line: Line) -> Pump {
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(pump(source, log, clock, waiting, sender, stopped));
+        let task = tokio::spawn(pump(source, line, sender, stopped));
         Pump { arrivals, stop, task }
     }
 
@@ -68,9 +73,7 @@ impl Pump {
 
 async fn pump(
     mut source: Box<dyn Source>,
-    log: GroupLog,
-    clock: Arc<dyn Clock>,
-    waiting: Arc<Waiting>,
+    line: Line,
     arrivals: mpsc::Sender<Arrival>,
     mut stop: watch::Receiver<bool>,
 ) -> Box<dyn Source> {
@@ -80,9 +83,9 @@ async fn pump(
             _ = stop.wait_for(|stop| *stop) => return source,
             polled = source.next() => polled,
         };
-        waiting.add();
+        line.waiting.add();
         let arrival = match polled {
-            Ok(Polled::Rows(rows)) => logged(rows, &log, clock.now()).await,
+            Ok(Polled::Rows(rows)) => logged(rows, &line).await,
             Ok(other) => Arrival::Other(other),
             Err(error) => Arrival::Failed(error),
         };
@@ -93,13 +96,27 @@ async fn pump(
     }
 }
 
-async fn logged(rows: Rows, log: &GroupLog, now: Time) -> Arrival {
+async fn logged(mut rows: Rows, line: &Line) -> Arrival {
+    let now = line.clock.now();
+    // Rows that are left out are acknowledged with a record of none: what came
+    // first is in the log before it.
+    let only_new = line.unique.lock().unwrap_or_else(PoisonError::into_inner).only_new(rows.batch);
+    match only_new {
+        Ok((batch, repeated)) => {
+            rows.batch = batch;
+            if repeated > 0 {
+                metrics::counter!("tidegate_source_repeated_rows_total", "node" => line.node.clone())
+                    .increment(repeated as u64);
+            }
+        }
+        Err(error) => return Arrival::Failed(ConnectorError::Fatal(format!("cannot compare rows: {error}"))),
+    }
     let encoded = encode(rows.partition, &rows.batch, rows.rejects.as_ref());
     let bytes = match encoded {
         Ok(bytes) => bytes,
         Err(error) => return Arrival::Failed(ConnectorError::Fatal(format!("cannot log rows: {error}"))),
     };
-    match log.append(now.0, bytes).await {
+    match line.log.append(now.0, bytes).await {
         Ok(ticket) => Arrival::Rows(Logged { rows, received: now, ticket }),
         Err(error) => Arrival::Failed(ConnectorError::Fatal(error.to_string())),
     }

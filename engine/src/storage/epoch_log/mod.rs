@@ -55,7 +55,7 @@ impl EpochLog {
     /// As `Log::open`; `Unreadable` for a record of a newer version.
     pub fn open(vfs: Arc<dyn Vfs>, folder: &Path, segment_bytes: u64) -> Result<EpochLog, LogError> {
         // Whoever appends knows when to wait for room.
-        let limits = LogLimits { segment_bytes, bytes_max: u64::MAX };
+        let limits = LogLimits { segment_bytes, bytes_max: u64::MAX, bytes_kept: 0 };
         EpochLog::of(Log::open(vfs, folder, limits, 0)?)
     }
 

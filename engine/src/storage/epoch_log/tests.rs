@@ -22,7 +22,7 @@ fn assert_summaries_hold(log: &EpochLog, what: &str) {
         log: Log::open(
             Arc::new(SimDisk::default()),
             Path::new(FOLDER),
-            LogLimits { segment_bytes: 1, bytes_max: 1 },
+            LogLimits { segment_bytes: 1, bytes_max: 1, bytes_kept: 0 },
             0,
         )
         .expect("opens"),
