@@ -100,7 +100,14 @@ impl Run {
                 }
                 // The author asked for an end: results of open windows are wanted.
                 Ending::TimeOver => running.stop(self.once).await,
-                Ending::Signal => running.stop(false).await,
+                Ending::Signal => {
+                    // Whoever is in a hurry says so again: as safe as a crash.
+                    let again = stop_signal()?;
+                    tokio::select! {
+                        stopped = running.stop(false) => stopped,
+                        () = again => return Err(Failure::new(FAILED, "stopped at once by a second signal")),
+                    }
+                }
             };
             summary(&running);
             result

@@ -7,7 +7,7 @@ use std::io::Write;
 use crate::process::{Daemon, end_of_log, pause, published};
 use crate::random::Random;
 
-const TOPOLOGY: &str = r#"
+pub(crate) const TOPOLOGY: &str = r#"
 [topology]
 checkpoint_interval = "40ms"
 
@@ -66,11 +66,11 @@ pub(crate) fn run(cycles: usize, random: &mut Random) {
     println!("file: {cycles} kills, {count} rows, every row once, every window once");
 }
 
-fn line(n: u64) -> String {
+pub(crate) fn line(n: u64) -> String {
     format!("{{\"n\":{n},\"device\":\"d{}\",\"ts\":{}}}\n", n % DEVICES, n * STEP_MS)
 }
 
-fn check(folder: &std::path::Path, count: u64) {
+pub(crate) fn check(folder: &std::path::Path, count: u64) {
     let mut numbers: Vec<u64> =
         published(&folder.join("all")).iter().map(|row| row["n"].as_u64().expect("a number")).collect();
     numbers.sort_unstable();

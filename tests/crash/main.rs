@@ -10,6 +10,7 @@
     reason = "a test that fails says where, and kills in real time"
 )]
 
+mod calls;
 mod file;
 mod mqtt;
 mod process;
@@ -34,5 +35,6 @@ fn main() {
     let seed = number("--seed").unwrap_or_else(|| std::process::id().into());
     println!("{cycles} kills of each scenario, --seed {seed}");
     file::run(cycles, &mut Random::new(seed));
+    calls::run(cycles, &mut Random::new(seed));
     mqtt::run(cycles, &mut Random::new(seed));
 }

@@ -27,6 +27,48 @@ impl Daemon {
         Daemon(child.expect("tidegate starts"))
     }
 
+    /// The same under strace, which makes this call have this effect.
+    #[allow(dead_code, reason = "not every test traces")]
+    pub(crate) fn traced(folder: &Path, strace: &str, call: &str, inject: &str) -> Daemon {
+        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+        let child = Command::new(strace)
+            .args(["-f", "-qqq", "-o", "/dev/null"])
+            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={inject}")])
+            .args([env!("CARGO_BIN_EXE_tidegate"), "run", "plant.toml"])
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        Daemon(child.expect("strace starts"))
+    }
+
+    /// Its exit code, or none if a signal ended it, if it ends within so many
+    /// milliseconds.
+    #[allow(dead_code, reason = "not every test traces")]
+    pub(crate) fn ended_within(&mut self, ms: u64) -> Option<Option<i32>> {
+        let until = Instant::now() + Duration::from_millis(ms);
+        loop {
+            if let Some(status) = self.0.try_wait().expect("it is ours") {
+                return Some(status.code());
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            pause(5);
+        }
+    }
+
+    /// SIGKILL to what strace runs: strace alone would let it go on.
+    #[allow(dead_code, reason = "not every test traces")]
+    pub(crate) fn kill_traced(mut self) {
+        let id = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            Command::new("kill").args(["-KILL", child]).status().expect("kill starts");
+        }
+        self.0.wait().expect("it ends");
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.0.kill().expect("it can be killed");
