@@ -172,6 +172,52 @@ fn an_outage_and_kills_cost_nothing_and_refused_rows_are_delivered_when_asked_fo
     assert_eq!(peer.rows().len(), late, "a restart repeats what was delivered");
 }
 
+/// A peer that takes the request and never answers.
+#[test]
+fn a_hung_peer_holds_no_stop_up_and_a_second_signal_is_obeyed_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port().to_string();
+    let topology = TOPOLOGY.replace("PORT", &port).replace("queue    = { disk = \"64MiB\" }\n", "");
+    std::fs::write(folder.join("plant.toml"), topology).expect("writes");
+    append(folder, 0..10);
+    for signals in [2, 1] {
+        let daemon = Daemon::start(folder, "plant.toml", &[]);
+        let (peer, _) = listener.accept().expect("a request");
+        let started = Instant::now();
+        for _ in 0..signals {
+            daemon.signal("-TERM");
+            pause(500);
+        }
+        let code = daemon.exit_code();
+        let limit = if signals == 2 { 5 } else { 30 };
+        assert!(started.elapsed().as_secs() < limit, "{signals} signals: {:?}", started.elapsed());
+        assert_eq!(code, Some(if signals == 2 { 1 } else { 0 }), "{}", end_of_log(folder));
+        drop(peer);
+    }
+}
+
+#[test]
+fn what_may_be_relied_on_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let text = TOPOLOGY.replace("PORT", "1")
+        + "[source.orders]\ntype = \"http\"\nlisten = \"127.0.0.1:1\"\nschema = { id = \"int64\" }\nunique = [\"id\"]\n\
+           [sink.table]\ntype = \"sqlite\"\nfrom = \"orders\"\npath = \"t.db\"\ntable = \"t\"\n\
+           [sink.bare]\ntype = \"http\"\nfrom = \"orders\"\nurl = \"http://127.0.0.1:1/\"\n";
+    std::fs::write(folder.join("plant.toml"), text).expect("writes");
+    let told = tidegate(folder, &["check", "--promises", "plant.toml"]);
+    let line = |node: &str| told.lines().find(|line| line.starts_with(node)).unwrap_or_default().to_owned();
+    assert!(line("source.rows").contains("read again"), "{told}");
+    assert!(line("source.orders").contains("is known and left out"), "{told}");
+    assert!(line("sink.out").contains("64 MiB wait on disk"), "{told}");
+    assert!(line("sink.beside").contains("exactly once, in files"), "{told}");
+    assert!(line("sink.table").contains("exactly once, from a log"), "{told}");
+    assert!(line("sink.bare").contains("its sources wait"), "{told}");
+    assert_eq!(told.lines().count(), 6, "{told}");
+}
+
 #[test]
 fn what_cannot_be_used_is_a_dead_letter_where_nobody_reads_the_rejects() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -72,7 +72,11 @@ pub enum Delivery {
     AtLeastOnce,
     /// Each row once. It waits in a log of the sink's own.
     ExactlyOnce,
-    /// Each row once, on this machine's disk: there is nobody to wait for.
+    /// Each row once, in files of this machine that are published with their
+    /// checkpoint: there is nobody to wait for.
+    Published,
+    /// On this machine, at once; rows since the last checkpoint come again after
+    /// a crash.
     Local,
 }
 

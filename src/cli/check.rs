@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use tidegate_engine::topology::report::to_json;
 
 use super::print::say;
+use super::promises;
 use crate::exit::{CONFIG, Failure, IO};
 use crate::topology::{LoadOptions, TopologyFile};
 
@@ -17,6 +18,9 @@ pub(crate) struct Check {
     /// How messages are printed
     #[arg(long, default_value = "text")]
     format: Format,
+    /// Print what may be relied on: what each source and sink does after a crash
+    #[arg(long)]
+    promises: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -34,7 +38,16 @@ impl Check {
         for path in &files {
             let file = TopologyFile::open(path)?;
             let (diagnostics, failed) = match file.load(&LoadOptions::default()) {
-                Ok(topology) => (topology.loaded.warnings, false),
+                Ok(topology) => {
+                    if self.promises {
+                        promises::print(
+                            &path.display().to_string(),
+                            &topology.loaded.plan,
+                            self.format == Format::Json,
+                        );
+                    }
+                    (topology.loaded.warnings, false)
+                }
                 Err(error) => (error.0, true),
             };
             wrong += usize::from(failed);

@@ -14,6 +14,7 @@ mod graph;
 mod list;
 mod logging;
 mod print;
+mod promises;
 mod run;
 mod runs;
 mod serve;

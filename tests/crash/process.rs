@@ -75,6 +75,19 @@ impl Daemon {
         self.0.wait().expect("it ends");
     }
 
+    /// Any signal.
+    #[allow(dead_code, reason = "not every test signals")]
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill starts").success());
+    }
+
+    /// Waits for its end, however it comes.
+    #[allow(dead_code, reason = "not every test signals")]
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
+        self.0.wait().expect("it ends").code()
+    }
+
     /// SIGTERM, and a clean end.
     pub(crate) fn stop(mut self, folder: &Path) {
         let id = self.0.id().to_string();

@@ -155,7 +155,10 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> ConnectorError + '_ {
 #[async_trait]
 impl Sink for FileSink {
     fn delivery(&self) -> Delivery {
-        Delivery::Local
+        match self.target {
+            Target::Directory(..) => Delivery::Published,
+            Target::File(..) => Delivery::Local,
+        }
     }
 
     async fn open(&mut self) -> Result<(), ConnectorError> {

@@ -86,6 +86,6 @@ impl Sink for UnreadRejects {
     }
 
     fn delivery(&self) -> Delivery {
-        Delivery::Local
+        Delivery::Published
     }
 }

@@ -133,7 +133,7 @@ pub fn queue(node: &NodeConfig, delivery: Delivery, drains: bool) -> Result<Opti
         Delivery::AtLeastOnce => {
             Ok(Some(Queue { bytes_max, age: table.duration("age"), when_full: when_full(table), drains }))
         }
-        Delivery::Local => {
+        Delivery::Local | Delivery::Published => {
             let message =
                 format!("sink `{}` writes to this machine's disk and has nobody to wait for", node.name);
             Err(wrong("", message).help("leave `queue` out"))
