@@ -297,6 +297,12 @@ pub(super) const CODES: &[Code] = &[
         "columns = [\"offset\"]",
     ),
     code(
+        "TG-K007",
+        "keys of a Kafka sink that contradict its `delivery`",
+        "delivery = \"exactly_once\" with idempotent = false",
+        "delivery = \"exactly_once\"",
+    ),
+    code(
         "TG-M001",
         "a point of a Modbus device that cannot be",
         "register = \"holdin:0\"",

@@ -94,7 +94,7 @@ pub(crate) fn check(folder: &std::path::Path, count: u64) {
 }
 
 /// Seconds since 1970 of a time on its first day.
-fn seconds(time: &str) -> u64 {
+pub(crate) fn seconds(time: &str) -> u64 {
     let part = |from: usize| time.get(from..from + 2).and_then(|text| text.parse::<u64>().ok());
     let (Some(hours), Some(minutes), Some(seconds)) = (part(11), part(14), part(17)) else {
         panic!("{time} is no time");

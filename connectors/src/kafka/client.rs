@@ -62,7 +62,8 @@ const OURS: &[(&str, &str)] = &[
     ("sasl.mechanisms", "use `sasl`"),
     ("enable.idempotence", "use `idempotent`"),
     ("partitioner", "use `partitioner`"),
-    ("transactional.id", "transactions are not built yet"),
+    ("transactional.id", "use `delivery = \"exactly_once\"` and `transactional_id`"),
+    ("transaction.timeout.ms", "use `delivery_timeout`"),
 ];
 
 /// What both clients of ours set: recovery in seconds instead of ten, dead

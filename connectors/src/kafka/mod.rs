@@ -29,6 +29,7 @@ mod commit;
 mod context;
 mod figures;
 mod handoff;
+mod marker;
 mod position;
 mod reader;
 mod render;
@@ -37,6 +38,8 @@ mod sink;
 mod slots;
 mod source;
 mod start;
+mod suspects;
+mod transaction;
 
 /// `[source.x] type = "kafka"`
 pub(crate) const SOURCE: Row<BuildSource> = Row {
@@ -50,7 +53,7 @@ pub(crate) const SOURCE: Row<BuildSource> = Row {
 /// `[sink.x] type = "kafka"`
 pub(crate) const SINK: Row<BuildSink> = Row {
     name: "kafka",
-    summary: "one message per row to a topic of a Kafka cluster, idempotent",
+    summary: "one message per row to a topic of a Kafka cluster, idempotent or exactly once",
     keys: &[ENCODE_KEYS, CLIENT_KEYS, sink::SINK_KEYS],
     example: sink::SINK_EXAMPLE,
     build: sink::build_sink,

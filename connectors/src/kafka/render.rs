@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
+use rdkafka::util::IntoOpaque;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Expression;
 use tidegate_engine::template::{Template, display};
@@ -63,6 +66,26 @@ impl Messages {
             time: self.times.get(index).copied().flatten(),
             payload: self.payload.get(from..*self.ends.get(index)?)?,
         })
+    }
+
+    /// The same as the client takes it; the delivery report carries `opaque`.
+    pub(super) fn record<O: IntoOpaque>(
+        &self,
+        index: usize,
+        opaque: O,
+    ) -> Option<BaseRecord<'_, [u8], [u8], O>> {
+        let message = self.get(index)?;
+        let mut record = BaseRecord::with_opaque_to(message.topic, opaque).payload(message.payload);
+        record.key = message.key;
+        record.timestamp = message.time;
+        let mut headers = self.headers(index).peekable();
+        if headers.peek().is_some() {
+            let all = headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header { key, value: Some(value) })
+            });
+            record.headers = Some(all);
+        }
+        Some(record)
     }
 
     /// Names and values of a row's headers.

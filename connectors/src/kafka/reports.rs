@@ -39,31 +39,52 @@ pub(super) fn is_refusal(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL))
 }
 
-/// The producer's callbacks.
-pub(super) struct Reports {
-    /// Name of the node, for lines and figures.
-    pub(super) node: String,
-    /// Where reports are counted.
-    pub(super) deliveries: Arc<Deliveries>,
-    /// Repeated lines are left out.
-    pub(super) seldom: Seldom,
+/// What a producer says by itself, told once in a while.
+pub(super) struct Lines {
+    node: String,
+    seldom: Seldom,
 }
 
-impl ClientContext for Reports {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+impl Lines {
+    /// Of this node.
+    pub(super) fn new(node: &str) -> Lines {
+        Lines { node: node.to_owned(), seldom: Seldom::default() }
+    }
+
+    /// A line of librdkafka's own log.
+    pub(super) fn log(&self, facility: &str, line: &str) {
         tracing::debug!(node = self.node, facility, "librdkafka: {line}");
     }
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        if is_refusal(&error) {
-            self.deliveries.lose(format!("kafka: {reason}"));
-        }
+    /// An error that it goes on after.
+    pub(super) fn error(&self, error: &KafkaError, reason: &str) {
         let kind = error.rdkafka_error_code().map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
         if let Some(left_out) = self.seldom.may_say(&kind) {
             tracing::warn!(node = self.node, error = %error, reason, left_out, "kafka sink goes on trying");
         }
         metrics::counter!("tidegate_kafka_errors_total", "node" => self.node.clone(), "error" => kind)
             .increment(1);
+    }
+}
+
+/// The producer's callbacks.
+pub(super) struct Reports {
+    /// What it says by itself.
+    pub(super) lines: Lines,
+    /// Where reports are counted.
+    pub(super) deliveries: Arc<Deliveries>,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.lines.log(facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if is_refusal(&error) {
+            self.deliveries.lose(format!("kafka: {reason}"));
+        }
+        self.lines.error(&error, reason);
     }
 }
 

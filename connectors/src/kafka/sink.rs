@@ -1,6 +1,7 @@
 //! The sink `kafka`: one message per row through an idempotent producer. A
 //! flush returns when every message has its delivery report; the producer is
-//! never dropped with messages in it unless the brokers stayed away.
+//! never dropped with messages in it unless the brokers stayed away. Exactly
+//! once is another sink behind the same keys: `transaction`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{Producer, ThreadedProducer};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError, RejectedRow};
 use tidegate_engine::expression::Scope;
@@ -22,16 +22,22 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::Table;
 
 use super::client::ClientSettings;
+use super::marker::{is_exactly_once, place};
 use super::render::{Messages, Recipe};
-use super::reports::{Reports, is_final};
+use super::reports::{Lines, Reports, is_final};
+use super::transaction::{Clients, Transactions};
 use super::{is_topic, wrong_topic};
 use crate::deliveries::Deliveries;
 use crate::format::encode::EncodeFormat;
 use crate::row_encoder::RowEncoder;
-use crate::seldom::Seldom;
+use crate::sink_log::part;
 
 /// How long `close` waits for delivery reports.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Readers wait this long for what a killed process left under way, unless it
+/// starts again; brokers allow 15 minutes at most.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Rows given to the producer before other tasks of the thread get a turn.
 const ROWS_PER_TURN: usize = 1_024;
@@ -57,12 +63,27 @@ pub(super) const SINK_KEYS: &[Key] = &[
         Kind::Word(&["none", "gzip", "snappy", "lz4", "zstd"]),
         "compression of message sets; default lz4",
     ),
+    optional(
+        "delivery",
+        Kind::Word(&["at_least_once", "exactly_once"]),
+        "at_least_once: a message leaves at once, and may come again after a crash; exactly_once: messages leave in a transaction when their checkpoint is durable, once for readers at read_committed; default at_least_once",
+    ),
+    optional(
+        "transactional_id",
+        Kind::Text,
+        "exactly_once: names the sink to the brokers, and must stay the same; default: the topology's name, a slash, the node's name",
+    ),
+    optional(
+        "marker_topic",
+        Kind::Text,
+        "exactly_once: the compacted topic, made if it is not there, that says how far each sink is; default _tidegate_epochs",
+    ),
     optional("idempotent", Kind::Bool, "whether the broker drops repeats and keeps order; default true"),
     optional("linger", Kind::Duration, "how long messages may wait for company; default 5ms"),
     optional(
         "delivery_timeout",
         Kind::Duration,
-        "a message not delivered in this time is sent anew; default 2m",
+        "a message, or a transaction, not delivered in this time is sent anew; default 2m, with exactly_once 1m",
     ),
 ];
 
@@ -82,6 +103,7 @@ from    = "rows"
 brokers = ["localhost:9092"]
 topic   = "values"
 key     = "device"
+delivery = "exactly_once"
 "#;
 
 /// Builds the sink.
@@ -92,10 +114,16 @@ pub(super) fn build_sink(
 ) -> Result<SinkPart, ConfigError> {
     let mut problems = Vec::new();
     let mut settings = ClientSettings::from_config(config, context, &[], &mut problems);
+    let reading = settings.clone();
     producer_settings(&config.table, &mut settings);
     let recipe = recipe(config, context, input, &mut problems);
+    let place = place(config, context, &mut problems);
     let (Some(recipe), true) = (recipe, problems.is_empty()) else { return Err(ConfigError(problems)) };
     let node = config.name.clone();
+    if let Some(place) = place {
+        let clients = Clients { reading, producing: settings };
+        return Ok(part(config, context, Box::new(Transactions::new(&node, clients, place, recipe))));
+    }
     let sink = KafkaSink { node, settings, recipe, deliveries: Arc::default(), producer: None, rows: 0 };
     Ok(SinkPart { sink: Box::new(sink) })
 }
@@ -107,6 +135,12 @@ fn producer_settings(table: &Table, settings: &mut ClientSettings) {
     settings.set("compression.type", table.str("compression").unwrap_or("lz4"));
     let linger = table.duration("linger").unwrap_or(Duration::from_millis(5));
     settings.set("linger.ms", linger.as_millis().to_string());
+    if is_exactly_once(table) {
+        // Messages take theirs from it.
+        let timeout = table.duration("delivery_timeout").unwrap_or(TRANSACTION_TIMEOUT);
+        settings.set("transaction.timeout.ms", timeout.as_millis().to_string());
+        return;
+    }
     let timeout = table.duration("delivery_timeout").unwrap_or(Duration::from_secs(120));
     // librdkafka demands more than linger, and takes 0 for "for ever".
     let timeout = timeout.max(linger + Duration::from_millis(1)).max(Duration::from_millis(10));
@@ -171,11 +205,7 @@ impl Sink for KafkaSink {
         self.let_go(Duration::ZERO).await;
         self.deliveries = Arc::default();
         self.rows = 0;
-        let reports = Reports {
-            node: self.node.clone(),
-            deliveries: Arc::clone(&self.deliveries),
-            seldom: Seldom::default(),
-        };
+        let reports = Reports { lines: Lines::new(&self.node), deliveries: Arc::clone(&self.deliveries) };
         let producer = self.settings.resolve()?.create_with_context(reports);
         let failed = |error| ConnectorError::Fatal(format!("kafka: the producer cannot be made: {error}"));
         self.producer = Some(producer.map_err(failed)?);
@@ -237,20 +267,9 @@ impl KafkaSink {
 
     fn send(&self, messages: &Messages, index: usize, number: usize) -> Answer {
         let Some(producer) = &self.producer else { return Answer::Lost("the kafka sink is not open".into()) };
-        let Some(message) = messages.get(index) else {
+        let Some(record) = messages.record(index, number) else {
             return Answer::Refused("the row has no message".into());
         };
-        let mut record: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(message.topic, number).payload(message.payload);
-        record.key = message.key;
-        record.timestamp = message.time;
-        let mut headers = messages.headers(index).peekable();
-        if headers.peek().is_some() {
-            let all = headers.fold(OwnedHeaders::new(), |all, (key, value)| {
-                all.insert(Header { key, value: Some(value) })
-            });
-            record.headers = Some(all);
-        }
         self.deliveries.sent();
         let Err((error, _)) = producer.send(record) else { return Answer::Taken };
         self.deliveries.unsent();

@@ -129,9 +129,13 @@ impl Delivery {
     async fn round(&mut self, resumed: u64, committed: u64) -> Result<(), RemoteError> {
         self.tried = self.tried.max(resumed);
         if !self.is_connected {
-            let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
             let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
-            Self::check(marker, born.unwrap_or(self.tried))?;
+            let known = born.unwrap_or(self.tried);
+            if let Some(marker) = in_time(CONNECT_TIMEOUT, self.remote.look()).await? {
+                self.check(marker, known)?;
+            }
+            let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
+            self.check(marker, known)?;
             meet(&self.shelf).await?;
             self.is_connected = true;
         }
@@ -175,7 +179,7 @@ impl Delivery {
             Some(transaction) => transaction,
             None => {
                 let marker = in_time(STEP_TIMEOUT, self.remote.begin()).await?;
-                Self::check(marker, self.tried)?;
+                self.check(marker, self.tried)?;
                 Transaction { epoch: marker, began_at: marker, ..Transaction::default() }
             }
         };
@@ -248,14 +252,15 @@ impl Delivery {
 
     /// A marker that none of our checkpoints knows: rows after the checkpoint
     /// have been delivered, and will come again under other epochs.
-    fn check(marker: u64, known: u64) -> Result<(), RemoteError> {
+    fn check(&self, marker: u64, known: u64) -> Result<(), RemoteError> {
         if marker <= known {
             return Ok(());
         }
         Err(RemoteError::Fatal(format!(
             "the remote side has rows up to epoch {marker}, later than epoch {known} that this topology knows of: its \
              state is older than what was delivered, or another topology of this name writes there. Bring the newer \
-             state back, or accept rows twice and remove this sink's row from _tidegate_epochs"
+             state back, or accept rows twice and remove {}",
+            self.remote.marker_place()
         )))
     }
 

@@ -52,6 +52,17 @@ pub(crate) enum RemoteError {
 /// A place outside that takes rows and a marker in one transaction.
 #[async_trait]
 pub(crate) trait Remote: Send + 'static {
+    /// Looks at the marker, if that is possible before `connect` keeps another
+    /// writer out: one that is ahead of us must not be stopped for nothing.
+    async fn look(&mut self) -> Result<Option<u64>, RemoteError> {
+        Ok(None)
+    }
+
+    /// What a person removes to have the marker begin anew.
+    fn marker_place(&self) -> String {
+        "this sink's row from _tidegate_epochs".to_owned()
+    }
+
     /// Connects anew, makes what is missing, and answers the marker: the last
     /// epoch that was committed there, 0 if none.
     async fn connect(&mut self) -> Result<u64, RemoteError>;

@@ -79,6 +79,18 @@ fn ids(batch: &RecordBatch) -> Vec<i64> {
 
 #[async_trait]
 impl Remote for Script {
+    async fn look(&mut self) -> Result<Option<u64>, RemoteError> {
+        let world = self.world();
+        if world.has_crashed || world.is_away || world.process != self.process {
+            return Err(RemoteError::Lost("away".into()));
+        }
+        Ok(Some(world.marker))
+    }
+
+    fn marker_place(&self) -> String {
+        "the script".into()
+    }
+
     async fn connect(&mut self) -> Result<u64, RemoteError> {
         {
             let mut world = self.world.lock().expect("no test panics in it");
@@ -213,8 +225,10 @@ async fn a_marker_that_is_ahead_stops_the_topology() {
         }
     });
     let failed = failed.await.expect("in time");
-    assert!(matches!(&failed, ConnectorError::Fatal(message) if message.contains("epoch 7")), "{failed}");
+    let told = |message: &str| message.contains("epoch 7") && message.ends_with("remove the script");
+    assert!(matches!(&failed, ConnectorError::Fatal(message) if told(message)), "{failed}");
     assert!(script.world().rows.is_empty());
+    assert_eq!(script.world().connections, 0, "whoever writes there now was disturbed");
 }
 
 #[tokio::test]
@@ -237,6 +251,31 @@ async fn a_marker_of_another_log_stops_the_topology_even_when_it_is_seen_late() 
         "{closed:?}"
     );
     assert!(script.world().rows.is_empty());
+}
+
+#[tokio::test]
+async fn a_state_that_is_too_old_stays_refused_though_checkpoints_come_before_the_marker_is_seen() {
+    let (script, disk) = (Script::default(), SimDisk::default());
+    let mut first = opened(&script, &disk, 0).await;
+    for epoch in 1..=5 {
+        put(&mut first, epoch, [i64::try_from(epoch).expect("small")]).await;
+        first.commit(epoch).await.expect("ordered");
+    }
+    first.close().await.expect("everything is delivered");
+    // The checkpoints of epochs 4 and 5 are gone; each life comes past them before it is told.
+    for life in 0..3 {
+        script.world().is_away = true;
+        let mut again = opened(&script, &disk, 3 + life * 4).await;
+        for epoch in 4 + life * 4..8 + life * 4 {
+            put(&mut again, epoch, [100]).await;
+            again.commit(epoch).await.expect("ordered");
+        }
+        script.world().is_away = false;
+        let closed = tokio::time::timeout(LIMIT, again.close()).await.expect("is bounded");
+        let told = |message: &str| message.contains("epoch 5, later than epoch 3");
+        assert!(matches!(&closed, Err(ConnectorError::Fatal(message)) if told(message)), "{closed:?}");
+    }
+    assert_eq!(script.world().rows, (1..=5).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait for real servers in real time")]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -120,6 +122,42 @@ pub(crate) fn messages(servers: &str, topic: &str, partitions: i32, count: usize
     while found.len() < count && Instant::now() < deadline {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
             found.push(message.detach());
+        }
+    }
+    found
+}
+
+/// Keys and payloads of a topic as readers at `read_committed` see them, to the end.
+pub(crate) fn read_committed(servers: &str, topic: &str, partitions: i32) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers).set("group.id", "looking").set("enable.auto.commit", "false");
+    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    config.set("fetch.wait.max.ms", "50");
+    let consumer: BaseConsumer = config.create().expect("a consumer is made");
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition is added");
+    }
+    consumer.assign(&list).expect("partitions are assigned");
+    let (mut found, mut ended) = (Vec::new(), BTreeSet::new());
+    let deadline = Instant::now() + WAIT;
+    while i32::try_from(ended.len()) != Ok(partitions) && Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let bytes = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
+                found.push((bytes(message.key()), bytes(message.payload())));
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                ended.insert(partition);
+            }
+            // No such topic yet.
+            Some(Err(error))
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) =>
+            {
+                return found;
+            }
+            // A broker that starts.
+            Some(Err(_)) | None => {}
         }
     }
     found

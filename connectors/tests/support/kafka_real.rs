@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use tempfile::TempDir;
 
@@ -70,11 +70,29 @@ impl Broker {
 
     /// Makes a topic.
     pub(crate) async fn create_topic(&self, name: &str, partitions: i32) {
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &self.servers).create().expect("a client is made");
+        self.create_topic_with(name, partitions, &[]).await;
+    }
+
+    /// Makes a topic with settings.
+    pub(crate) async fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        let made = admin.create_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
+        let made =
+            self.admin().create_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
         assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+
+    /// Sets a topic's settings anew.
+    pub(crate) async fn configure_topic(&self, name: &str, settings: &[(&str, &str)]) {
+        let changes = AlterConfig::new(ResourceSpecifier::Topic(name));
+        let changes = settings.iter().fold(changes, |changes, (key, value)| changes.set(key, value));
+        let options = AdminOptions::new();
+        let made = self.admin().alter_configs(&[changes], &options).await.expect("the broker answers");
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", &self.servers).create().expect("a client is made")
     }
 }
 
@@ -102,6 +120,7 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
+transaction.abort.timed.out.transaction.cleanup.interval.ms=200
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0

@@ -29,7 +29,8 @@ pub struct EpochLog {
     forgets: Vec<(u64, u64)>,
     /// The latest epoch of rows that are not forgotten.
     newest: u64,
-    /// The epoch that the log began at, until the remote side has been seen.
+    /// The epoch that the log, or the first life since the remote side was seen,
+    /// began at.
     born: Option<u64>,
     /// Records that say something about those before them, oldest first: a
     /// crash must not bring those back without them.
@@ -99,7 +100,9 @@ impl EpochLog {
                 self.hinges.push(number);
                 self.newest = epoch.min(self.newest);
             }
-            (Head::Born(epoch), _) => self.born = Some(epoch),
+            (Head::Born(epoch), _) => {
+                self.born.get_or_insert(epoch);
+            }
             (Head::Met, _) => {
                 self.born = None;
                 self.hinges.push(number);
@@ -141,13 +144,14 @@ impl EpochLog {
         self.log.append(received_us, payload)
     }
 
-    /// Forgets rows of epochs after this one, durably. A log that is new notes
-    /// where it began.
+    /// Forgets rows of epochs after this one, durably. Each life notes where it
+    /// began: nothing is delivered before the remote side is seen, so its marker
+    /// is no later, however many checkpoints come before that.
     ///
     /// # Errors
     /// As `Log::sync`; call it again after `Full`.
     pub fn forget_after(&mut self, epoch: u64) -> Result<(), LogError> {
-        if self.log.durable() == 0 && self.born.is_none() {
+        if self.born.is_none() {
             self.write(&record::born(epoch), 0)?;
             self.born = Some(epoch);
         }
@@ -160,8 +164,8 @@ impl EpochLog {
         self.log.sync().map(drop)
     }
 
-    /// The highest marker that the remote side may have, if it was never seen
-    /// since the log began: epochs of another log must not pass for ours.
+    /// The highest marker that the remote side may have, until it is seen: epochs
+    /// of another log, or of a state that is lost, must not pass for ours.
     pub fn born(&self) -> Option<u64> {
         self.born
     }

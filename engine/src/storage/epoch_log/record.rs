@@ -23,7 +23,7 @@ pub(super) enum Head {
     /// Rows of later epochs that stand before this record come again, and are
     /// not to be delivered from here.
     Forget(u64),
-    /// The log began when the topology was at this epoch.
+    /// The log, or a life over it, began when the topology was at this epoch.
     Born(u64),
     /// Since then the remote side has been seen, with no marker beyond it.
     Met,
@@ -79,7 +79,7 @@ pub(super) fn forget(epoch: u64) -> Vec<u8> {
     head(FORGET, epoch)
 }
 
-/// A record that tells the beginning of the log.
+/// A record that tells the beginning of a log or a life.
 pub(super) fn born(epoch: u64) -> Vec<u8> {
     head(BORN, epoch)
 }
