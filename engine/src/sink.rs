@@ -45,6 +45,12 @@ pub trait Sink: Send {
         Ok(())
     }
 
+    /// What keeps committed rows from the outside now, if anything does: shown as
+    /// the node's state. Asked after each `commit`.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Lets go of the peer in good order, after a last `flush` and `commit`.
     ///
     /// # Errors

@@ -164,7 +164,10 @@ impl SinkDriver {
             // Idempotent: the next epoch's commit publishes this one too.
             self.stats.error();
             tracing::warn!(node = %self.job.part, "cannot commit epoch {epoch} yet: {error}");
+            return;
         }
+        let trouble = self.sink.trouble().map(|message| format!("lost: {message}"));
+        self.stats.set_state(trouble.unwrap_or_else(|| "connected".into()));
     }
 
     /// The final epoch is durable only after this sink's last word.
