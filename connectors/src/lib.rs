@@ -12,9 +12,11 @@ mod kafka;
 mod modbus;
 mod mqtt;
 mod number;
+mod objects;
 mod opcua;
 mod postgres;
 mod row_encoder;
+mod s3;
 mod schedule;
 mod seldom;
 mod sink_log;
@@ -50,6 +52,7 @@ pub const SINKS: &[Row<BuildSink>] = &[
     kafka::SINK,
     mqtt::SINK,
     postgres::SINK,
+    s3::SINK,
     sqlite::SINK,
     stdout::SINK,
 ];

@@ -55,6 +55,12 @@ pub trait Sink: Send {
     /// before `open`. What `write` and `flush` say was refused needs no help.
     fn set_dead_letters(&mut self, _dead: DeadLetters) {}
 
+    /// What keeps committed rows from the outside now, if anything does: shown as
+    /// the node's state. Asked after each `commit`.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Lets go of the peer in good order, after a last `flush` and `commit`.
     ///
     /// # Errors

@@ -82,6 +82,7 @@ pub(crate) fn run_once(folder: &Path) -> String {
 }
 
 /// The last id of each device.
+#[allow(dead_code, reason = "not every test file uses every helper")]
 pub(crate) fn last_ids(rows: u64) -> Vec<(String, i64)> {
     let last = |device: u64| (0..=rows).rev().find(|id| *id > 0 && id % DEVICES == device);
     (0..DEVICES)

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -17,27 +17,36 @@ use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::Input;
 use tidegate_engine::sink::{Delivery, Sink, SinkPart};
 use tidegate_engine::storage::files::sync_folder;
+use tidegate_engine::storage::vfs::RealDisk;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-use crate::format::encode::{ENCODE_KEYS, EncodeFormat};
+use crate::format::encode::EncodeFormat;
+use crate::objects::{Folder, ObjectFormat, ROLL_KEYS, is_rolled, marker_path, rolled};
 
 const KEYS: &[Key] = &[
     required("path", Kind::Text, "a file, or a directory if it ends with `/` or is one"),
     optional(
         "file_max",
         Kind::Size,
-        "directory: a file of this size is followed by another, default \"256MiB\"",
+        "directory without `roll`: a file of this size is followed by another, default \"256MiB\"",
     ),
+    optional(
+        "format",
+        Kind::Word(&["json", "csv", "parquet"]),
+        "how rows are written, default \"json\" (an object a line); parquet: to a directory",
+    ),
+    optional("delimiter", Kind::Text, "csv: the character between cells, default \",\""),
+    optional("header", Kind::Bool, "csv: whether the first line names the columns, default true"),
 ];
 
 /// `[sink.x] type = "file"`.
 pub(crate) const ROW: Row<BuildSink> = Row {
     name: "file",
-    summary: "writes rows to a file, or to a directory exactly once: JSON lines or CSV",
-    keys: &[KEYS, ENCODE_KEYS],
+    summary: "writes rows to a file, or to a directory exactly once: JSON lines, CSV or Parquet",
+    keys: &[KEYS, ROLL_KEYS],
     example: r#"[source.numbers]
 type  = "generate"
 count = 10
@@ -57,7 +66,7 @@ const PART_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const PART: &str = ".part";
 
 fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<SinkPart, ConfigError> {
-    let format = EncodeFormat::from_config(config)?;
+    let format = ObjectFormat::from_config(config, "json")?;
     let path = config.table.str("path").unwrap_or_default();
     let full = context.path(path);
     let wrong = |message: String| Diagnostic::error("TG-C032", message).at(config.table.span_of("path"));
@@ -65,6 +74,12 @@ fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<S
     if directory && full.is_file() {
         return Err(wrong(format!("`{path}` is a file and not a directory")).into());
     }
+    let format = match format {
+        ObjectFormat::Rows(format) if !is_rolled(config) => format,
+        format @ (ObjectFormat::Rows(_) | ObjectFormat::Parquet(_)) => {
+            return build_rolled(config, context, input, format, directory.then_some(full));
+        }
+    };
     if !directory {
         let writers = context.shared.get_or_insert("files that sinks write", Writers::default);
         if let Some(other) = writers.other(&full, &config.name) {
@@ -91,6 +106,31 @@ fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<S
     let encoder = format.encoder_without_header();
     let sink = FileSink { format, target, encoder, header, out: None, pending: Vec::new(), is_first: true };
     Ok(SinkPart { sink: Box::new(sink) })
+}
+
+/// To a directory whose files are complete when they are large or old enough.
+fn build_rolled(
+    config: &NodeConfig,
+    context: &BuildContext,
+    input: &Input,
+    format: ObjectFormat,
+    directory: Option<PathBuf>,
+) -> Result<SinkPart, ConfigError> {
+    let Some(folder) = directory else {
+        let path = config.table.str("path").unwrap_or_default();
+        let message = format!("`{path}` is one file, and rows in Parquet or with `roll` go to a directory");
+        let help = format!("end the path with a slash: \"{path}/\"");
+        let place = config.table.span_of("path");
+        return Err(Diagnostic::error("TG-C032", message).at(place).help(help).into());
+    };
+    if let Some(entry) = config.table.entry("file_max") {
+        let message = "`file_max` has no meaning here: `roll` says when a file is complete";
+        let help = "write e.g. roll = { size = \"128MiB\", age = \"5m\" }";
+        return Err(Diagnostic::error("TG-C033", message).at(entry.key_span.clone()).help(help).into());
+    }
+    let marker = marker_path(config, context);
+    let store = Folder::new(Arc::new(RealDisk), folder, &marker);
+    rolled(config, context, &input.stream.columns, format, store)
 }
 
 /// Which sink writes which file, by path.

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use tidegate_engine::storage::blocking::blocking;
 use tidegate_engine::storage::epoch_log::{EpochLog, Item, next_item};
 use tidegate_engine::storage::log::LogError;
 use tidegate_engine::storage::log_reader::LogReader;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::{Remote, RemoteError, with_shelf};
+use super::{Remote, RemoteError, Settings, with_shelf};
 
 /// First wait after a lost peer.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -20,14 +22,14 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// An attempt to connect, or to begin a transaction.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// One step of a transaction; a dead network says nothing by itself.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A transaction takes further epochs until it has this many rows.
 const TRANSACTION_ROWS: usize = 50_000;
 /// Rows that are read ahead.
 const CHUNK_ROWS: usize = 10_000;
 /// Refused rows that are logged one by one, of each transaction.
 const TOLD_MAX: usize = 10;
+/// How often a transaction that is kept open is looked after.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the task may do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +49,8 @@ pub(super) struct Progress {
     pub(super) committed: Option<u64>,
     /// Grows with every step that the remote side has taken.
     pub(super) steps: u64,
+    /// Why it does not get on now.
+    pub(super) lost: Option<String>,
     /// Why it does not go on.
     pub(super) fatal: Option<String>,
 }
@@ -62,6 +66,15 @@ pub(super) struct Delivery {
     tried: u64,
     /// Records up to this one are delivered or forgotten.
     done: u64,
+    /// Records up to this one are so, or in the transaction under way.
+    passed: u64,
+    under_way: Option<Transaction>,
+    /// The last order whose rows were read.
+    seen: Option<u64>,
+    /// Since when the oldest row that was read waits for its commit.
+    since: Option<Instant>,
+    /// Bytes of a log that needs its room.
+    crowded: u64,
     state: String,
 }
 
@@ -72,6 +85,7 @@ struct Transaction {
     epoch: u64,
     /// The marker it began with: up to there everything has been delivered.
     began_at: u64,
+    shape: Option<SchemaRef>,
     rows: usize,
     refused: usize,
     reasons: Vec<String>,
@@ -79,19 +93,24 @@ struct Transaction {
 
 impl Delivery {
     pub(super) fn new(
-        node: &str,
+        settings: &Settings,
         remote: Box<dyn Remote>,
         shelf: Arc<Mutex<EpochLog>>,
         progress: watch::Sender<Progress>,
     ) -> Delivery {
         Delivery {
-            node: node.to_owned(),
+            node: settings.node.clone(),
             remote,
             shelf,
             progress,
             is_connected: false,
             tried: 0,
             done: 0,
+            passed: 0,
+            under_way: None,
+            seen: None,
+            since: None,
+            crowded: settings.bytes_max / 2,
             state: String::new(),
         }
     }
@@ -100,15 +119,21 @@ impl Delivery {
     pub(super) async fn run(mut self, mut orders: watch::Receiver<Orders>) {
         let mut backoff = BACKOFF_MIN;
         loop {
+            let limit = if self.under_way.is_some() { LOOK } else { Duration::MAX };
+            let Some(order) = next_order(&mut orders, self.seen, limit).await else { return };
             let delivered = self.progress.borrow().committed;
-            let is_due = |orders: &Orders| orders.committed > delivered || orders.is_closing;
-            let Ok(order) = orders.wait_for(is_due).await.map(|orders| *orders) else { return };
             let Some(committed) = order.committed.filter(|_| order.committed > delivered) else { return };
-            match self.round(order.resumed, committed).await {
+            match self.round(order, committed).await {
                 Ok(()) => {
                     backoff = BACKOFF_MIN;
                     self.say("connected", "");
-                    self.progress.send_modify(|progress| progress.committed = Some(committed));
+                    let is_delivered = self.under_way.is_none();
+                    self.progress.send_modify(|progress| {
+                        progress.lost = None;
+                        if is_delivered {
+                            progress.committed = Some(committed);
+                        }
+                    });
                 }
                 Err(RemoteError::Fatal(message)) => {
                     self.say("failed", &message);
@@ -116,8 +141,11 @@ impl Delivery {
                     return;
                 }
                 Err(RemoteError::Lost(message) | RemoteError::Refused(message)) => {
-                    self.is_connected = false;
+                    // What was under way is read and sent again.
+                    (self.is_connected, self.under_way, self.passed) = (false, None, self.done);
+                    self.seen = delivered;
                     self.say("lost", &message);
+                    self.progress.send_modify(|progress| progress.lost = Some(message));
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
@@ -125,9 +153,9 @@ impl Delivery {
         }
     }
 
-    /// Delivers what is there up to an epoch.
-    async fn round(&mut self, resumed: u64, committed: u64) -> Result<(), RemoteError> {
-        self.tried = self.tried.max(resumed);
+    /// Reads what is there up to an epoch, and commits it when that is due.
+    async fn round(&mut self, order: Orders, committed: u64) -> Result<(), RemoteError> {
+        self.tried = self.tried.max(order.resumed);
         if !self.is_connected {
             let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
             let known = born.unwrap_or(self.tried);
@@ -135,62 +163,97 @@ impl Delivery {
                 self.check(marker, known)?;
             }
             let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
-            self.check(marker, known)?;
+            let reached = self.remote.announced().map_or(marker, |announced| announced.max(marker));
+            self.check(reached, known)?;
             meet(&self.shelf).await?;
             self.is_connected = true;
         }
-        let done = self.done;
+        if self.seen != Some(committed) {
+            self.read_on(committed).await?;
+            self.seen = Some(committed);
+        }
+        let bytes = with_shelf(&self.shelf, |shelf| shelf.bytes()).await;
+        if self.is_due(order, bytes) { self.finish().await } else { Ok(()) }
+    }
+
+    /// Puts the rows up to an epoch into transactions.
+    async fn read_on(&mut self, committed: u64) -> Result<(), RemoteError> {
+        let passed = self.passed;
         let (mut reader, forgets) =
-            with_shelf(&self.shelf, move |shelf| (shelf.records_after(done), shelf.forgets())).await;
+            with_shelf(&self.shelf, move |shelf| (shelf.records_after(passed), shelf.forgets())).await;
         let forgets = Arc::new(forgets);
-        let mut transaction = None;
-        let mut passed = self.done;
         loop {
             let chunk;
             (reader, chunk) = read(reader, Arc::clone(&forgets), committed).await?;
             for Item { number, rows, .. } in chunk.items {
                 if let Some((epoch, batches)) = rows {
-                    self.deliver(&mut transaction, passed, epoch, &batches).await?;
+                    self.deliver(epoch, &batches).await?;
                 }
-                passed = number;
+                self.passed = number;
             }
             if chunk.is_end {
-                return self.finish(&mut transaction, passed).await;
+                return Ok(());
             }
         }
     }
 
+    /// Whether what was read is to be committed now, with so many bytes in the log.
+    fn is_due(&self, order: Orders, bytes: u64) -> bool {
+        let (Some(transaction), Some(roll)) = (&self.under_way, self.remote.roll()) else { return true };
+        order.is_closing
+            || self.remote.announced().is_some()
+            // Left by an earlier process: it has waited for long enough.
+            || transaction.epoch <= order.resumed
+            || self.remote.bytes() >= roll.bytes
+            || self.since.is_some_and(|since| since.elapsed() >= roll.age)
+            || bytes >= self.crowded
+    }
+
+    /// Whether the transaction is to be committed before it takes rows of this
+    /// epoch. One that is kept open has rows of one shape: the topology's file may
+    /// have changed between two of them.
+    fn is_full(&self, transaction: &Transaction, epoch: u64, shape: Option<&SchemaRef>) -> bool {
+        transaction.epoch < epoch
+            && match (self.remote.announced(), self.remote.roll()) {
+                (Some(last), _) => last < epoch,
+                (None, Some(roll)) => {
+                    let is_other = transaction.shape.is_some() && transaction.shape.as_ref() != shape;
+                    self.remote.bytes() >= roll.bytes || is_other
+                }
+                (None, None) => transaction.rows >= TRANSACTION_ROWS,
+            }
+    }
+
     /// Adds rows to the transaction. A full one is committed before the first
     /// row of another epoch, when records up to `passed` are in it.
-    async fn deliver(
-        &mut self,
-        under_way: &mut Option<Transaction>,
-        passed: u64,
-        epoch: u64,
-        batches: &[RecordBatch],
-    ) -> Result<(), RemoteError> {
-        if under_way
-            .as_ref()
-            .is_some_and(|under_way| under_way.rows >= TRANSACTION_ROWS && under_way.epoch < epoch)
-        {
-            self.finish(under_way, passed).await?;
-        }
-        let mut transaction = match under_way.take() {
-            Some(transaction) => transaction,
-            None => {
-                let marker = in_time(STEP_TIMEOUT, self.remote.begin()).await?;
-                self.check(marker, self.tried)?;
-                Transaction { epoch: marker, began_at: marker, ..Transaction::default() }
+    async fn deliver(&mut self, epoch: u64, batches: &[RecordBatch]) -> Result<(), RemoteError> {
+        let shape = batches.first().map(RecordBatch::schema);
+        let mut transaction = loop {
+            let transaction = match self.under_way.take() {
+                Some(transaction) => transaction,
+                None => self.begin().await?,
+            };
+            if !self.is_full(&transaction, epoch, shape.as_ref()) {
+                break transaction;
             }
+            self.under_way = Some(transaction);
+            self.finish().await?;
         };
         if epoch > transaction.began_at {
             for batch in batches {
                 self.insert(&mut transaction, batch).await?;
             }
-            transaction.epoch = epoch;
+            (transaction.epoch, transaction.shape) = (epoch, shape);
+            self.since.get_or_insert_with(Instant::now);
         }
-        *under_way = Some(transaction);
+        self.under_way = Some(transaction);
         Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<Transaction, RemoteError> {
+        let marker = in_time(self.remote.step_timeout(), self.remote.begin()).await?;
+        self.check(marker, self.tried)?;
+        Ok(Transaction { epoch: marker, began_at: marker, ..Transaction::default() })
     }
 
     /// Inserts rows in as few parts as possible: a part that is refused is
@@ -203,7 +266,7 @@ impl Delivery {
         let mut parts = vec![(0, batch.num_rows())];
         while let Some((from, to)) = parts.pop() {
             let part = batch.slice(from, to - from);
-            match in_time(STEP_TIMEOUT, self.remote.insert(&part)).await {
+            match in_time(self.remote.step_timeout(), self.remote.insert(&part)).await {
                 Ok(()) => transaction.rows += to - from,
                 Err(RemoteError::Refused(reason)) if to - from <= 1 => {
                     transaction.refused += 1;
@@ -224,10 +287,12 @@ impl Delivery {
     }
 
     /// Commits, then lets go of the records up to `passed`.
-    async fn finish(&mut self, under_way: &mut Option<Transaction>, passed: u64) -> Result<(), RemoteError> {
-        if let Some(transaction) = under_way.take() {
-            self.tried = self.tried.max(transaction.epoch);
-            in_time(STEP_TIMEOUT, self.remote.commit(transaction.epoch)).await?;
+    async fn finish(&mut self) -> Result<(), RemoteError> {
+        if let Some(transaction) = self.under_way.take() {
+            let epoch = self.remote.announced().unwrap_or(transaction.epoch);
+            self.tried = self.tried.max(epoch);
+            in_time(self.remote.step_timeout(), self.remote.commit(epoch)).await?;
+            self.since = None;
             self.progress.send_modify(|progress| progress.steps += 1);
             let (rows, node) = (transaction.rows, self.node.clone());
             metrics::counter!("tidegate_sink_delivered_total", "node" => node)
@@ -239,6 +304,7 @@ impl Delivery {
                 refused(&self.node, transaction.refused, reason);
             }
         }
+        let passed = self.passed;
         self.done = passed;
         let bytes = with_shelf(&self.shelf, move |shelf| {
             shelf.trim(passed);
@@ -277,6 +343,19 @@ impl Delivery {
         }
         self.state = state;
     }
+}
+
+/// An order after the one that was seen, or after a time the same one again.
+async fn next_order(
+    orders: &mut watch::Receiver<Orders>,
+    seen: Option<u64>,
+    limit: Duration,
+) -> Option<Orders> {
+    let is_new = |orders: &Orders| orders.committed > seen || orders.is_closing;
+    if let Ok(order) = tokio::time::timeout(limit, orders.wait_for(is_new)).await {
+        return order.ok().map(|order| *order);
+    }
+    Some(*orders.borrow())
 }
 
 /// Notes that the remote side has been seen, before it gets rows: durable, or

@@ -37,6 +37,9 @@ const LOG_BYTES_MAX: u64 = 10 << 30;
 /// A round of deliveries begins by reading a segment.
 const SEGMENT_BYTES: u64 = 4 << 20;
 
+/// One step of a transaction, unless the remote side knows better.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Why the remote side did not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RemoteError {
@@ -76,6 +79,38 @@ pub(crate) trait Remote: Send + 'static {
 
     /// Sets the marker and commits, durably.
     async fn commit(&mut self, epoch: u64) -> Result<(), RemoteError>;
+
+    /// How long a transaction is kept open for further epochs; `None`: it ends
+    /// with what is there now.
+    fn roll(&self) -> Option<Roll> {
+        None
+    }
+
+    /// Bytes in the transaction under way, as `roll` counts them.
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    /// The epoch that the next transaction has to end with, because one from
+    /// the marker to there may be visible already. Known after `connect`.
+    fn announced(&self) -> Option<u64> {
+        None
+    }
+
+    /// How long a step may take; a dead network says nothing by itself.
+    fn step_timeout(&self) -> Duration {
+        STEP_TIMEOUT
+    }
+}
+
+/// When a transaction that takes further epochs is committed: at the first of
+/// these, at a stop, and when the log needs its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Roll {
+    /// It has this many bytes.
+    pub(crate) bytes: u64,
+    /// Its first row has waited for so long.
+    pub(crate) age: Duration,
 }
 
 /// Where and how a sink's log is kept.
@@ -100,6 +135,25 @@ pub(crate) fn part(config: &NodeConfig, context: &BuildContext, remote: Box<dyn 
         close_wait: if context.once { STALL_WAIT } else { CLOSE_WAIT },
     };
     SinkPart { sink: Box::new(SinkLog::new(settings, remote)) }
+}
+
+/// A sink over this remote side on any disk.
+#[cfg(test)]
+pub(crate) fn over(
+    folder: &std::path::Path,
+    vfs: Arc<dyn Vfs>,
+    bytes_max: u64,
+    remote: impl Remote,
+) -> impl Sink {
+    let settings = Settings {
+        node: "out".into(),
+        folder: folder.into(),
+        vfs,
+        bytes_max,
+        once: false,
+        close_wait: CLOSE_WAIT,
+    };
+    SinkLog::new(settings, Box::new(remote))
 }
 
 struct SinkLog {
@@ -211,7 +265,7 @@ impl Sink for SinkLog {
         let shelf = Arc::new(Mutex::new(shelf));
         let (orders, ordered) = watch::channel(Orders::default());
         let (told, progress) = watch::channel(Progress::default());
-        let delivery = Delivery::new(&self.settings.node, remote, Arc::clone(&shelf), told);
+        let delivery = Delivery::new(&self.settings, remote, Arc::clone(&shelf), told);
         let task = tokio::spawn(delivery.run(ordered));
         self.running = Some(Running { shelf, orders, progress, task });
         Ok(())
@@ -263,6 +317,10 @@ impl Sink for SinkLog {
             orders.committed = orders.committed.max(Some(epoch));
         });
         Ok(())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.running.as_ref().and_then(|running| running.progress.borrow().lost.as_ref().map(|message| format!("lost: {message}")))
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {

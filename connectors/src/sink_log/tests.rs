@@ -15,7 +15,7 @@ use tidegate_engine::storage::vfs::Vfs;
 use tidegate_engine::testing::disk::{Fault, SimDisk};
 use tidegate_engine::testing::seed::Seed;
 
-use super::{Remote, RemoteError, Settings, SinkLog};
+use super::{Remote, RemoteError, over};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const FOLDER: &str = "/egress/out";
@@ -138,20 +138,12 @@ fn batch(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
     RecordBatch::try_from_iter([("id", column)]).expect("a batch")
 }
 
-fn sink(script: &Script, disk: &Arc<dyn Vfs>, bytes_max: u64) -> SinkLog {
-    let settings = Settings {
-        node: "out".into(),
-        folder: Path::new(FOLDER).into(),
-        vfs: Arc::clone(disk),
-        bytes_max,
-        once: false,
-        close_wait: Duration::from_secs(5),
-    };
+fn sink(script: &Script, disk: &Arc<dyn Vfs>, bytes_max: u64) -> impl Sink + use<> {
     let (world, process) = (Arc::clone(&script.world), script.world().process);
-    SinkLog::new(settings, Box::new(Script { world, process, connection: 0 }))
+    over(Path::new(FOLDER), Arc::clone(disk), bytes_max, Script { world, process, connection: 0 })
 }
 
-async fn opened(script: &Script, disk: &SimDisk, epoch: u64) -> SinkLog {
+async fn opened(script: &Script, disk: &SimDisk, epoch: u64) -> impl Sink + use<> {
     let disk: Arc<dyn Vfs> = Arc::new(disk.plugged());
     let mut sink = sink(script, &disk, 1 << 30);
     sink.open().await.expect("opens");
@@ -159,7 +151,7 @@ async fn opened(script: &Script, disk: &SimDisk, epoch: u64) -> SinkLog {
     sink
 }
 
-async fn put(sink: &mut SinkLog, epoch: u64, ids: impl IntoIterator<Item = i64>) {
+async fn put(sink: &mut impl Sink, epoch: u64, ids: impl IntoIterator<Item = i64>) {
     sink.write(&batch(ids)).await.expect("taken");
     sink.flush(epoch).await.expect("durable");
 }
@@ -183,6 +175,7 @@ async fn only_what_is_committed_is_delivered_and_in_order() {
     sink.commit(1).await.expect("ordered");
     until(&script, |world| world.marker == 1).await;
     assert_eq!(script.world().rows, [0, 1, 2, 3, 4]);
+    assert_eq!(sink.trouble(), None);
     put(&mut sink, 3, 7..8).await;
     sink.commit(3).await.expect("ordered");
     sink.close().await.expect("everything is delivered");
@@ -305,6 +298,12 @@ async fn a_dead_remote_side_stops_neither_flush_nor_commit_nor_close_and_loses_n
         };
         tokio::time::timeout(Duration::from_secs(1), step).await.expect("does not wait");
     }
+    let told = tokio::time::timeout(LIMIT, async {
+        while !sink.trouble().is_some_and(|trouble| trouble.contains("away")) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    told.await.expect("told in time");
     let closed = tokio::time::timeout(Duration::from_secs(8), sink.close()).await.expect("is bounded");
     assert!(matches!(&closed, Err(ConnectorError::Lost(message)) if message.contains("next start")));
     script.world().is_away = false;

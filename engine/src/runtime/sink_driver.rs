@@ -193,7 +193,9 @@ impl SinkDriver {
             // Idempotent: the next epoch's commit publishes this one too.
             self.stats.error();
             tracing::warn!(node = %self.job.part, "cannot commit epoch {epoch} yet: {error}");
+            return;
         }
+        self.stats.set_state(self.sink.trouble().unwrap_or_else(|| "connected".into()));
         self.replayed.retain(|(replayed, request)| {
             let is_durable = *replayed <= epoch;
             if is_durable && let Err(error) = self.dead.forget_request(request) {

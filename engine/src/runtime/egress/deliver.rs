@@ -41,6 +41,8 @@ pub(super) struct Orders {
 pub(super) struct Progress {
     /// Records up to this one have been delivered.
     pub(super) delivered: u64,
+    /// What keeps rows from going out, if anything does now.
+    pub(super) trouble: Option<String>,
     /// Why it does not go on.
     pub(super) fatal: Option<String>,
 }
@@ -255,6 +257,8 @@ impl Delivery {
             "failed" => tracing::error!(%node, "{message}"),
             _ => tracing::warn!(%node, "{word}: {message}; rows wait in the queue"),
         }
+        let trouble = (word != "connected").then(|| state.clone());
+        self.progress.send_modify(|progress| progress.trouble = trouble);
         self.settings.stats.set_state(state.clone());
         self.state = state;
     }

@@ -249,6 +249,10 @@ impl Sink for QueuedSink {
         Ok(())
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.running.as_ref().and_then(|running| running.progress.borrow().trouble.clone())
+    }
+
     async fn close(&mut self) -> Result<(), ConnectorError> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         running.orders.send_modify(|orders| orders.is_closing = true);
