@@ -89,4 +89,20 @@ fn refused_rows_are_told_and_the_others_are_there() {
     assert_eq!(count(folder.path()), (495, 495, 499));
     assert!(said.contains("CHECK constraint failed") && said.contains("UNIQUE constraint failed"), "{said}");
     assert!(said.contains("rows=6"), "{said}");
+    let listed = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["dead", "list", "topology.toml", "--json"])
+        .current_dir(folder.path())
+        .output()
+        .expect("starts");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let mut ids: Vec<u64> = (listed.lines())
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .map(|letter| {
+            serde_json::from_str::<serde_json::Value>(letter["content"].as_str().expect("text"))
+                .expect("a row")
+        })
+        .map(|row| row["id"].as_u64().expect("a number"))
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [7, 100, 200, 300, 400, 500], "{listed}");
 }

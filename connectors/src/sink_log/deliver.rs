@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use tidegate_engine::dead_letters::{DeadLetters, Refusals};
 use tidegate_engine::storage::blocking::blocking;
 use tidegate_engine::storage::epoch_log::{EpochLog, Item, next_item};
 use tidegate_engine::storage::log::LogError;
@@ -58,6 +59,8 @@ pub(super) struct Progress {
 /// The task.
 pub(super) struct Delivery {
     node: String,
+    /// Where rows go that are refused.
+    dead: Option<DeadLetters>,
     remote: Box<dyn Remote>,
     shelf: Arc<Mutex<EpochLog>>,
     progress: watch::Sender<Progress>,
@@ -89,6 +92,7 @@ struct Transaction {
     rows: usize,
     refused: usize,
     reasons: Vec<String>,
+    letters: Refusals,
 }
 
 impl Delivery {
@@ -97,8 +101,10 @@ impl Delivery {
         remote: Box<dyn Remote>,
         shelf: Arc<Mutex<EpochLog>>,
         progress: watch::Sender<Progress>,
+        dead: Option<DeadLetters>,
     ) -> Delivery {
         Delivery {
+            dead,
             node: settings.node.clone(),
             remote,
             shelf,
@@ -271,8 +277,9 @@ impl Delivery {
                 Err(RemoteError::Refused(reason)) if to - from <= 1 => {
                     transaction.refused += 1;
                     if transaction.reasons.len() < TOLD_MAX {
-                        transaction.reasons.push(reason);
+                        transaction.reasons.push(reason.clone());
                     }
+                    transaction.letters.add_row(part, reason);
                 }
                 Err(RemoteError::Refused(_)) => {
                     let middle = from + (to - from) / 2;
@@ -288,9 +295,15 @@ impl Delivery {
 
     /// Commits, then lets go of the records up to `passed`.
     async fn finish(&mut self) -> Result<(), RemoteError> {
-        if let Some(transaction) = self.under_way.take() {
+        if let Some(mut transaction) = self.under_way.take() {
             let epoch = self.remote.announced().unwrap_or(transaction.epoch);
             self.tried = self.tried.max(epoch);
+            // Before the remote side says that they are behind it; when it does not
+            // say so, they are told twice.
+            if let Some(dead) = &self.dead {
+                let kept = transaction.letters.keep(epoch, dead).await;
+                kept.map_err(|error| RemoteError::Fatal(error.to_string()))?;
+            }
             in_time(self.remote.step_timeout(), self.remote.commit(epoch)).await?;
             self.since = None;
             self.progress.send_modify(|progress| progress.steps += 1);

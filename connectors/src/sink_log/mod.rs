@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use tidegate_engine::dead_letters::DeadLetters;
 use tidegate_engine::error::ConnectorError;
 use tidegate_engine::sink::{self, Sink, SinkPart};
 use tidegate_engine::storage::blocking::blocking;
@@ -166,6 +167,8 @@ struct SinkLog {
     resumed: Option<u64>,
     /// Whether epochs after it are forgotten.
     is_forgotten: bool,
+    /// Where rows go that the remote side refuses.
+    dead: Option<DeadLetters>,
 }
 
 struct Running {
@@ -184,6 +187,7 @@ impl SinkLog {
             pending: Vec::new(),
             resumed: None,
             is_forgotten: false,
+            dead: None,
         }
     }
 
@@ -265,7 +269,7 @@ impl Sink for SinkLog {
         let shelf = Arc::new(Mutex::new(shelf));
         let (orders, ordered) = watch::channel(Orders::default());
         let (told, progress) = watch::channel(Progress::default());
-        let delivery = Delivery::new(&self.settings, remote, Arc::clone(&shelf), told);
+        let delivery = Delivery::new(&self.settings, remote, Arc::clone(&shelf), told, self.dead.clone());
         let task = tokio::spawn(delivery.run(ordered));
         self.running = Some(Running { shelf, orders, progress, task });
         Ok(())
@@ -319,8 +323,14 @@ impl Sink for SinkLog {
         Ok(())
     }
 
+    fn set_dead_letters(&mut self, dead: DeadLetters) {
+        self.dead = Some(dead);
+    }
+
     fn trouble(&self) -> Option<String> {
-        self.running.as_ref().and_then(|running| running.progress.borrow().lost.as_ref().map(|message| format!("lost: {message}")))
+        self.running.as_ref().and_then(|running| {
+            running.progress.borrow().lost.as_ref().map(|message| format!("lost: {message}"))
+        })
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {

@@ -186,7 +186,9 @@ impl DeadLetters {
             if slot.is_none() {
                 let mut log = EpochLog::open(Arc::clone(&this.vfs), &this.folder, SEGMENT_BYTES)?;
                 let resumed = *this.resumed.lock().unwrap_or_else(PoisonError::into_inner);
-                log.forget_after(resumed.unwrap_or(0))?;
+                if let Some(epoch) = resumed {
+                    log.forget_after(epoch)?;
+                }
                 *slot = Some(log);
             }
             match slot.as_mut() {
@@ -210,6 +212,11 @@ impl Refusals {
         for (row, reason) in refused.range(..batch.num_rows()) {
             self.groups.push((vec![reason.clone()], batch.slice(*row, 1)));
         }
+    }
+
+    /// This row was refused.
+    pub fn add_row(&mut self, row: RecordBatch, reason: String) {
+        self.groups.push((vec![reason], row));
     }
 
     /// Rows of these batches, counted over all of them, were refused.

@@ -113,9 +113,9 @@ impl SinkDriver {
     }
 
     async fn serve(&mut self) -> Result<End, String> {
+        self.dead.resume(self.epoch).await.map_err(|error| error.to_string())?;
         self.open_until_it_works().await?;
         self.settle().await?;
-        self.dead.resume(self.epoch).await.map_err(|error| error.to_string())?;
         loop {
             let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
             let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();
