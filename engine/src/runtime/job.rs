@@ -204,7 +204,9 @@ impl Coordinator {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let quick_at = self.commit_wanted_since.map(|since| since + QUICK_COMMIT);
+            // While an epoch is open the wish waits for it: asking again and again would burn a core.
+            let wanted = self.commit_wanted_since.filter(|_| self.ledger.may_begin());
+            let quick_at = wanted.map(|since| since + QUICK_COMMIT);
             let finished = tokio::select! {
                 biased;
                 Some(word) = self.words.recv() => self.on_word(word).await?,
