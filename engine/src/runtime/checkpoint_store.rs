@@ -71,8 +71,8 @@ impl CheckpointStore {
         }
     }
 
-    /// Remembers, durable when it returns, that rows after this checkpoint are
-    /// about to be acknowledged, so that a start from it must not forget them.
+    /// Remembers, durable when it returns, that rows after the barrier of this
+    /// epoch are about to be acknowledged, so that no start may forget them.
     ///
     /// # Errors
     /// A sentence naming the file.

@@ -175,8 +175,9 @@ struct Coordinator {
     stopping: bool,
     stop_epoch: Option<u64>,
     commit_wanted_since: Option<Instant>,
-    /// The last durable checkpoint.
-    checkpoint: u64,
+    /// The last checkpoint whose barrier has passed every sink, durable or not:
+    /// what they flush between checkpoints belongs to the epoch behind it.
+    barrier: u64,
     /// Whether rows after it have been acknowledged.
     acknowledged: bool,
 }
@@ -195,7 +196,7 @@ impl Coordinator {
             stopping: false,
             stop_epoch: None,
             commit_wanted_since: None,
-            checkpoint: epoch,
+            barrier: epoch,
             acknowledged: false,
         }
     }
@@ -280,6 +281,8 @@ impl Coordinator {
             self.acknowledge(epoch).await;
         } else {
             let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
+            // A mark from before it names another epoch.
+            (self.barrier, self.acknowledged) = (epoch, false);
             let store = self.store.clone();
             let written = blocking(move || store.write(&checkpoint)).await;
             if let Err(message) = written {
@@ -292,7 +295,6 @@ impl Coordinator {
                 return Ok(false);
             }
             metrics::counter!("tidegate_checkpoints_total").increment(1);
-            (self.checkpoint, self.acknowledged) = (epoch, false);
             tell(&self.sinks, Command::Commit(epoch)).await;
             tell(&self.sources, Command::Commit(epoch)).await;
         }
@@ -311,7 +313,7 @@ impl Coordinator {
     /// checkpoint holds yet; before the first of them that is remembered.
     async fn acknowledge(&mut self, epoch: u64) {
         if !self.acknowledged {
-            let (store, after) = (self.store.clone(), self.checkpoint);
+            let (store, after) = (self.store.clone(), self.barrier);
             let marked = blocking(move || store.mark_acknowledged(after)).await;
             if let Err(message) = marked {
                 // Not acknowledged: the peers send again.
