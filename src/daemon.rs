@@ -49,7 +49,7 @@ pub(crate) struct Running {
     pub(crate) events: FlowEvents,
     pub(crate) data_dir: PathBuf,
     /// There is one if the topology has flows, or had some.
-    scheduler: Option<SchedulerHandle>,
+    pub(crate) scheduler: Option<SchedulerHandle>,
     _lock: DirLock,
 }
 

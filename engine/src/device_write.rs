@@ -85,6 +85,14 @@ pub fn result_schema() -> StreamSchema {
     )
 }
 
+/// The result of a write that a person calls done.
+///
+/// # Errors
+/// The journal's line is damaged.
+pub fn result_of(intent: &WriteIntent) -> Result<RecordBatch, TaskError> {
+    result(&intent.target, number(&intent.value)?, number(&intent.before).ok(), None, "done")
+}
+
 /// Writes once, as the journal and the limits allow. While the point may not
 /// be written yet it answers `Wait`: hand the data back as `Wanted::waited`.
 ///
@@ -338,15 +346,25 @@ fn done(
     read_back: Option<f64>,
     state: &str,
 ) -> Result<TaskStep, TaskError> {
+    result(wanted.target, wanted.value, before, read_back, state).map(|rows| TaskStep::Done(vec![rows]))
+}
+
+fn result(
+    target: &str,
+    value: f64,
+    before: Option<f64>,
+    read_back: Option<f64>,
+    state: &str,
+) -> Result<RecordBatch, TaskError> {
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(vec![wanted.target])),
-        Arc::new(Float64Array::from(vec![wanted.value])),
+        Arc::new(StringArray::from(vec![target])),
+        Arc::new(Float64Array::from(vec![value])),
         Arc::new(Float64Array::from(vec![before])),
         Arc::new(Float64Array::from(vec![read_back])),
         Arc::new(StringArray::from(vec![state])),
     ];
     let batch = RecordBatch::try_new(result_schema().columns, columns);
-    batch.map(|batch| TaskStep::Done(vec![batch])).map_err(|error| TaskError::Fatal(error.to_string()))
+    batch.map_err(|error| TaskError::Fatal(error.to_string()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod demo;
 mod doc;
 mod eval;
 mod explain;
+mod flow;
 mod graph;
 mod list;
 mod logging;
@@ -43,6 +44,8 @@ enum Command {
     Status(status::Status),
     /// Runs of flows, newest first
     Runs(runs::Runs),
+    /// Runs of flows, and a word about those that wait for one
+    Flow(flow::Flow),
     /// Tickets that flows have opened, newest first
     Tickets(tickets::Tickets),
     /// Run one topology in the foreground
@@ -71,6 +74,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Runs(command) => command.run(),
+        Command::Flow(command) => command.run(),
         Command::Tickets(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::drive::{Entry, How};
 use super::former::flow_of;
 use super::handle::{NewRun, Shared};
-use crate::flow::journal::{JournalError, OpenRun, Record};
+use crate::flow::journal::{JournalError, OpenRun, Record, Resolved};
 use crate::flow::rows::from_bytes;
 use crate::flow::run::{Run, TaskCell};
 use crate::flow::spec::Flow;
@@ -21,6 +21,8 @@ pub(super) struct Loaded {
     pub(super) results: Results,
     /// Why it must stop, if it must.
     pub(super) stop: Option<String>,
+    /// What people have said about it.
+    pub(super) said: Vec<Resolved>,
 }
 
 pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<Loaded, How> {
@@ -29,7 +31,7 @@ pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<
             let plan = Arc::clone(&facts.flow.plan);
             let results = vec![None; facts.flow.tasks.len()];
             let run = Run::new(plan, seed(id));
-            Ok(Loaded { facts: *facts, run, results, stop: None })
+            Ok(Loaded { facts: *facts, run, results, stop: None, said: Vec::new() })
         }
         Entry::Stored => stored(shared, id).await,
     }
@@ -39,11 +41,12 @@ async fn stored(shared: &Arc<Shared>, id: i64) -> Result<Loaded, How> {
     let reader = Arc::clone(shared);
     let read = tokio::task::spawn_blocking(move || {
         let found = reader.journal.open_run(id)?;
-        Ok::<_, JournalError>(found.map(|run| (flow_of(&reader, &run), run)))
+        let said = reader.journal.resolutions(id)?;
+        Ok::<_, JournalError>(found.map(|run| (flow_of(&reader, &run), run, said)))
     });
-    let (flow, found) = match read.await {
-        Ok(Ok(Some((Ok(flow), found)))) => (flow, found),
-        Ok(Ok(Some((Err(reason), _)))) => return Err(pause(shared, id, reason).await),
+    let (flow, found, said) = match read.await {
+        Ok(Ok(Some((Ok(flow), found, said)))) => (flow, found, said),
+        Ok(Ok(Some((Err(reason), _, _)))) => return Err(pause(shared, id, reason).await),
         Ok(Ok(None)) => return Err(How::Over(None)),
         Ok(Err(error)) => return Err(How::Lost(error.0)),
         Err(error) => return Err(How::Lost(error.to_string())),
@@ -57,7 +60,7 @@ async fn stored(shared: &Arc<Shared>, id: i64) -> Result<Loaded, How> {
         return Err(ended.map_or_else(|error| How::Lost(error.0), |advanced| How::Over(advanced.start)));
     }
     match rebuild(flow, found) {
-        Ok(loaded) => Ok(loaded),
+        Ok(loaded) => Ok(Loaded { said, ..loaded }),
         Err(reason) => Err(pause(shared, id, reason).await),
     }
 }
@@ -118,7 +121,7 @@ fn rebuild(flow: &Arc<Flow>, found: OpenRun) -> Result<Loaded, String> {
         params,
         rows: from_bytes(&found.rows).map_err(broken)?,
     };
-    Ok(Loaded { facts, run, results, stop: found.stop })
+    Ok(Loaded { facts, run, results, stop: found.stop, said: Vec::new() })
 }
 
 /// Jitter differs between runs and is the same after a restart.
