@@ -3,6 +3,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::effects::give_up_writes;
 use super::writer::Writing;
 use super::{Journal, JournalError};
 use crate::flow::state::{RunState, TaskState};
@@ -119,6 +120,7 @@ fn advance(writing: &Writing<'_>, run: i64, records: &[Record], now: Time) -> ru
             Record::Run { state, reason, closing } => {
                 set_run(writing, run, *state, reason, closing.as_ref(), now)?;
                 if state.is_final() {
+                    give_up_writes(writing, run, now)?;
                     advanced.start = release_next(writing, run)?;
                 }
             }
