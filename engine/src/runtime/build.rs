@@ -17,8 +17,8 @@ use super::segment::{Segment, Slot, Target};
 use super::sink_driver::SinkDriver;
 use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
+use crate::planted;
 use crate::source::SourcePart;
-use crate::storage::log::LogLimits;
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 
 /// The parts of a topology, started.
@@ -173,7 +173,7 @@ impl Builder<'_> {
 
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
         let name = &node.name;
-        let state = self.checkpoint.operators.remove(name);
+        let state = self.checkpoint.operators.remove(name).filter(|_| !planted!(StateForgotten));
         let Some((fingerprint, state)) = state.filter(|_| !self.config.reset_state.contains(name)) else {
             return Ok(());
         };
@@ -249,7 +249,8 @@ impl Builder<'_> {
         let restored = self.checkpoint.sources.remove(&node.name);
         let restored = restored.filter(|_| !self.config.reset_state.contains(&node.name));
         let (position, watermark) = restored.unwrap_or_default();
-        let position = position.filter(|_| node.part.replayable);
+        let position = position.filter(|_| node.part.replayable && !planted!(PositionForgotten));
+        let watermark = watermark.filter(|_| !planted!(WatermarkForgotten));
         let clock = Arc::clone(&self.config.clock);
         let driver = SourceDriver::new(&node.part, outlets, job, receiver, clock, position, watermark);
         let name = node.name;
@@ -266,7 +267,7 @@ fn logged(part: SourcePart, node: &str, folder: PathBuf, config: &JobConfig) -> 
         node: node.to_owned(),
         folder,
         vfs: Arc::clone(&config.vfs),
-        limits: LogLimits::default(),
+        limits: config.log_limits,
         clock: Arc::clone(&config.clock),
         stream: part.stream.clone(),
     };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
+use crate::planted;
 use crate::storage::vfs::{Vfs, write_atomically};
 
 /// Names the checkpoint after which peers have been told that rows are safe
@@ -38,6 +39,9 @@ impl CheckpointStore {
         let bytes = checkpoint.encode().map_err(|error| failed(&error))?;
         self.vfs.create_folder(&self.folder).map_err(|error| failed(&error))?;
         write_atomically(self.vfs.as_ref(), &path, &[&bytes]).map_err(|error| failed(&error))?;
+        if planted!(FolderNotSynced) {
+            return Ok(());
+        }
         let all = self.generations().map_err(|error| failed(&error))?;
         for (_, old) in all.iter().rev().skip(GENERATIONS) {
             self.vfs.remove(old).map_err(|error| format!("cannot remove {}: {error}", old.display()))?;
@@ -61,6 +65,7 @@ impl CheckpointStore {
                 Err(reason) if reason.contains("newer version") => {
                     return Err(format!("{}: {reason}", path.display()));
                 }
+                Err(_) if planted!(FallbackIgnored) => return Ok(None),
                 Err(reason) => damaged.push(format!("{}: {reason}", path.display())),
             }
         }
@@ -77,6 +82,9 @@ impl CheckpointStore {
     /// # Errors
     /// A sentence naming the file.
     pub(super) fn mark_acknowledged(&self, epoch: u64) -> Result<(), String> {
+        if planted!(MarkNotWritten) {
+            return Ok(());
+        }
         let path = self.folder.join(ACKNOWLEDGED);
         let written = self
             .vfs

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use tidegate_engine::error::OperatorError;
+use tidegate_engine::planted;
 
 use super::operator::Window;
 use super::pane::{Groups, Taken};
@@ -44,7 +45,7 @@ impl Window {
     pub(super) fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let Some((head, panes)) = state.split_first() else { return Ok(()) };
         self.watermark_us = number(head, 0)?;
-        self.closed_us = number(head, 1)?;
+        self.closed_us = if planted!(ClosedForgotten) { i64::MIN } else { number(head, 1)? };
         for batch in panes {
             let start_us = number(batch, 0)?;
             let columns = batch.columns().iter().skip(1).cloned().collect();

@@ -148,6 +148,7 @@ impl Driver {
             }
             let sleep = wake.map_or(LOOK_EVERY, |wake| wake.since(now).min(LOOK_EVERY));
             tokio::select! {
+                biased;
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended),
                 event = inbox.recv(), if !self.stopping => match event {
                     Some(event) => self.queue.push_back(event),

@@ -12,7 +12,10 @@ use crate::flow::run::{Run, TaskCell};
 use crate::flow::spec::Flow;
 use crate::flow::state::{RunState, TaskState};
 use crate::flow::values::Results;
+use crate::planted;
+use crate::storage::blocking::blocking;
 use crate::task::Mode;
+use crate::time::Time;
 
 /// A run, ready to be driven.
 pub(super) struct Loaded {
@@ -39,17 +42,16 @@ pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<
 
 async fn stored(shared: &Arc<Shared>, id: i64) -> Result<Loaded, How> {
     let reader = Arc::clone(shared);
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking(move || {
         let found = reader.journal.open_run(id)?;
         let said = reader.journal.resolutions(id)?;
         Ok::<_, JournalError>(found.map(|run| (flow_of(&reader, &run), run, said)))
     });
     let (flow, found, said) = match read.await {
-        Ok(Ok(Some((Ok(flow), found, said)))) => (flow, found, said),
-        Ok(Ok(Some((Err(reason), _, _)))) => return Err(pause(shared, id, reason).await),
-        Ok(Ok(None)) => return Err(How::Over(None)),
-        Ok(Err(error)) => return Err(How::Lost(error.0)),
-        Err(error) => return Err(How::Lost(error.to_string())),
+        Ok(Some((Ok(flow), found, said))) => (flow, found, said),
+        Ok(Some((Err(reason), _, _))) => return Err(pause(shared, id, reason).await),
+        Ok(None) => return Err(How::Over(None)),
+        Err(error) => return Err(How::Lost(error.0)),
     };
     let flow = &flow;
     if found.state == RunState::Queued
@@ -79,6 +81,7 @@ async fn pause(shared: &Shared, id: i64, reason: String) -> How {
 fn expired(flow: &Flow, found: &OpenRun, shared: &Shared) -> Option<String> {
     let age = shared.clock.now().since(found.fired_at);
     let expires = flow.mode == Mode::Armed && flow.writes_devices() && age > flow.max_age;
+    let expires = expires && !planted!(MaxAgeIgnored);
     expires.then(|| format!("fired {:.1} s ago; max_age is {:?}", age.as_secs_f64(), flow.max_age))
 }
 
@@ -97,7 +100,11 @@ fn rebuild(flow: &Arc<Flow>, found: OpenRun) -> Result<Loaded, String> {
             state: saved.state,
             attempt: saved.attempt,
             failures: saved.failures,
-            wait_until: saved.wait_until,
+            wait_until: if planted!(WaitForgotten) {
+                saved.wait_until.map(|_| Time(0))
+            } else {
+                saved.wait_until
+            },
             wait_data: saved.wait_data.clone(),
             reason: saved.reason.clone(),
         }));

@@ -22,6 +22,7 @@ use self::silence::{LoggedSilence, Peer};
 use super::checkpoint_store::GENERATIONS;
 use crate::codec::BadRow;
 use crate::error::ConnectorError;
+use crate::planted;
 use crate::reject::rejects;
 use crate::schema::StreamSchema;
 use crate::source::{Committer, Polled, Position, Rows, Silence, Source};
@@ -230,8 +231,12 @@ impl LoggedSource {
         let gone = || ConnectorError::Lost("not open".into());
         // They stay here while they wait: giving up `next` does not give up rows.
         let current = self.current.as_mut().ok_or_else(gone)?;
-        let record = current.ticket.durable().await.map_err(|error| fatal(&error))?;
         let position = current.rows.position.clone();
+        if planted!(AcknowledgedBeforeDurable) {
+            self.acknowledge(&position).await;
+        }
+        let current = self.current.as_mut().ok_or_else(gone)?;
+        let record = current.ticket.durable().await.map_err(|error| fatal(&error))?;
         self.acknowledge(&position).await;
         let Logged { mut rows, received, .. } = self.current.take().ok_or_else(gone)?;
         rows.position = Position::of(&Place { record });
@@ -313,6 +318,9 @@ impl Committer for Trimmer {
         kept.push_back(record);
         while kept.len() > GENERATIONS {
             kept.pop_front();
+        }
+        if planted!(TrimmedToNewest) {
+            self.log.trim(record);
         }
         if kept.len() == GENERATIONS
             && let Some(oldest) = kept.front()
