@@ -204,6 +204,7 @@ impl Plant {
             clock: context.clock,
             compute: compute.handle().clone(),
             reset_state: Vec::new(),
+            log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         Plant { rows, lines, scheduler, job: Job::start(plan, &config).expect("starts") }
     }

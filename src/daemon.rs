@@ -49,7 +49,7 @@ pub(crate) struct Running {
     pub(crate) events: FlowEvents,
     pub(crate) data_dir: PathBuf,
     /// There is one if the topology has flows, or had some.
-    scheduler: Option<SchedulerHandle>,
+    pub(crate) scheduler: Option<SchedulerHandle>,
     _lock: DirLock,
 }
 
@@ -88,6 +88,7 @@ impl Running {
             clock: context.clock,
             compute,
             reset_state: reset_state.to_vec(),
+            log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         let job = Job::start(plan, &config).map_err(|error| Failure::new(FAILED, error))?;
         Ok(Running { job, events, data_dir: context.data_dir, scheduler, _lock: lock })

@@ -74,6 +74,7 @@ impl Engine {
                 clock: context.clock,
                 compute: self.compute.handle().clone(),
                 reset_state: Vec::new(),
+                log_limits: tidegate_engine::storage::log::LogLimits::default(),
             };
             let mut job = Job::start(loaded.plan, &config).expect("starts");
             job.wait().await.expect("runs to its end");

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use crate::error::TaskError;
+use crate::planted;
 use crate::schema::StreamSchema;
 use crate::task::{Mode, TaskContext, TaskStep, Ticket, WaitFor, WriteIntent, WriteOutcome, WriteRule};
 use crate::time::Time;
@@ -85,6 +86,14 @@ pub fn result_schema() -> StreamSchema {
     )
 }
 
+/// The result of a write that a person calls done.
+///
+/// # Errors
+/// The journal's line is damaged.
+pub fn result_of(intent: &WriteIntent) -> Result<RecordBatch, TaskError> {
+    result(&intent.target, number(&intent.value)?, number(&intent.before).ok(), None, "done")
+}
+
 /// Writes once, as the journal and the limits allow. While the point may not
 /// be written yet it answers `Wait`: hand the data back as `Wanted::waited`.
 ///
@@ -133,8 +142,14 @@ pub async fn write(
         deadline: deadline.0,
     };
     // From here on a crash leaves an intent behind.
+    if planted!(IntentAfterWrite) {
+        device.write(wanted.value).await.ok();
+    }
     if let Some(until) = context.ledger.intent(key, &intent, rule.every_min).await? {
         return writer.wait_for_turn(until, deadline).await;
+    }
+    if planted!(IntentAfterWrite) {
+        return writer.finish(before, wanted.value).await;
     }
     writer.send(&intent, true).await
 }
@@ -162,7 +177,7 @@ impl Writer<'_> {
             let message = format!("{target} is not in the daemon's [writes], so it is not written");
             return Err(self.forbid(message).await);
         };
-        if !(rule.min..=rule.max).contains(value) {
+        if !(rule.min..=rule.max).contains(value) && !planted!(LimitsIgnored) {
             let message =
                 format!("{value} is outside of the limits of {target}, {} to {}", rule.min, rule.max);
             return Err(self.forbid(message).await);
@@ -207,7 +222,7 @@ impl Writer<'_> {
     /// Sends and reads back. `may_repeat`: it has been sent once at most.
     async fn send(&self, intent: &WriteIntent, may_repeat: bool) -> Result<TaskStep, TaskError> {
         let (now, deadline) = (self.context.clock.now(), Time(intent.deadline));
-        if now >= deadline {
+        if now >= deadline && !planted!(DeadlineIgnored) {
             return Err(self
                 .refuse(format!("the deadline of {} has passed; not sent", self.wanted.target))
                 .await);
@@ -223,6 +238,9 @@ impl Writer<'_> {
                 Err(TaskError::retry("network", reason))
             }
             Err(NotWritten::Refused(reason)) => Err(self.refuse(reason).await),
+            Err(NotWritten::Unknown(reason)) if planted!(UnknownSentAgain) && may_repeat => {
+                self.repeat(intent, &reason).await
+            }
             Err(NotWritten::Unknown(reason)) => self.read_back(intent, Some(reason), may_repeat).await,
         }
     }
@@ -261,7 +279,7 @@ impl Writer<'_> {
     /// one more command, if there is time. A second line in the journal says,
     /// after a crash too, that there will be no third.
     async fn repeat(&self, intent: &WriteIntent, reason: &str) -> Result<TaskStep, TaskError> {
-        if self.context.clock.now() >= Time(intent.deadline) {
+        if self.context.clock.now() >= Time(intent.deadline) && !planted!(DeadlineIgnored) {
             let message = format!("{reason}; {} reads what it was before", self.wanted.target);
             return Err(self.unknown(message).await);
         }
@@ -274,6 +292,9 @@ impl Writer<'_> {
     /// An earlier process recorded an intent and no result.
     async fn after_crash(&self, intent: &WriteIntent, may_repeat: bool) -> Result<TaskStep, TaskError> {
         let reason = format!("interrupted while writing {}", self.wanted.target);
+        if planted!(CrashSentAgain) {
+            return self.send(intent, may_repeat).await;
+        }
         match self.device.read().await {
             Ok(_) => self.read_back(intent, Some(reason), may_repeat).await,
             // The device may be back before the deadline.
@@ -293,7 +314,9 @@ impl Writer<'_> {
 
     async fn finish(&self, before: f64, read_back: f64) -> Result<TaskStep, TaskError> {
         let outcome = WriteOutcome::Done { read_back: read_back.to_string() };
-        self.context.ledger.outcome(self.key, &outcome).await?;
+        if !planted!(OutcomeForgotten) {
+            self.context.ledger.outcome(self.key, &outcome).await?;
+        }
         done(self.wanted, Some(before), Some(read_back), "done")
     }
 
@@ -307,7 +330,9 @@ impl Writer<'_> {
         let outcome = WriteOutcome::Unknown { reason: reason.clone() };
         let told = async {
             // The ticket first: with the outcome first, a crash in between would lose it.
-            self.context.ledger.open_ticket(&format!("{}/unknown", self.key), &ticket).await?;
+            if !planted!(TicketForgotten) {
+                self.context.ledger.open_ticket(&format!("{}/unknown", self.key), &ticket).await?;
+            }
             self.context.ledger.outcome(self.key, &outcome).await
         };
         match told.await {
@@ -338,15 +363,25 @@ fn done(
     read_back: Option<f64>,
     state: &str,
 ) -> Result<TaskStep, TaskError> {
+    result(wanted.target, wanted.value, before, read_back, state).map(|rows| TaskStep::Done(vec![rows]))
+}
+
+fn result(
+    target: &str,
+    value: f64,
+    before: Option<f64>,
+    read_back: Option<f64>,
+    state: &str,
+) -> Result<RecordBatch, TaskError> {
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(vec![wanted.target])),
-        Arc::new(Float64Array::from(vec![wanted.value])),
+        Arc::new(StringArray::from(vec![target])),
+        Arc::new(Float64Array::from(vec![value])),
         Arc::new(Float64Array::from(vec![before])),
         Arc::new(Float64Array::from(vec![read_back])),
         Arc::new(StringArray::from(vec![state])),
     ];
     let batch = RecordBatch::try_new(result_schema().columns, columns);
-    batch.map(|batch| TaskStep::Done(vec![batch])).map_err(|error| TaskError::Fatal(error.to_string()))
+    batch.map_err(|error| TaskError::Fatal(error.to_string()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod event;
 pub mod expression;
 pub mod flow;
 pub mod operator;
+mod planted;
 pub mod reject;
 pub mod runtime;
 pub mod schema;

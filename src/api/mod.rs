@@ -8,8 +8,12 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tidegate_engine::flow::journal::Resolved;
+use tidegate_engine::flow::key::parse_run_id;
+use tidegate_engine::flow::scheduler::SchedulerHandle;
+use tidegate_engine::flow::state::Resolution;
 use tidegate_engine::runtime::stats::NodeStats;
 use tokio::net::TcpListener;
 
@@ -21,6 +25,25 @@ pub(crate) struct Shown {
     pub(crate) metrics: PrometheusHandle,
     /// Name and nodes of each topology.
     pub(crate) topologies: Arc<Vec<(String, Vec<Arc<NodeStats>>)>>,
+    /// The flows of each topology that has some.
+    pub(crate) flows: Arc<Vec<SchedulerHandle>>,
+}
+
+/// Where a person's word about an unknown write is taken.
+pub(crate) const RESOLVE: &str = "/flow/resolve";
+
+/// A person's word about an unknown write.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct Word {
+    /// The run, as it is shown.
+    pub(crate) run: String,
+    /// The task.
+    pub(crate) task: String,
+    /// `done` or `failed`.
+    #[serde(rename = "as")]
+    pub(crate) resolution: String,
+    /// Who says so.
+    pub(crate) by: String,
 }
 
 /// Starts gathering metrics; must be called before any part is built.
@@ -41,6 +64,7 @@ pub(crate) async fn serve(listen: SocketAddr, shown: Shown) -> Result<SocketAddr
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route(RESOLVE, post(resolve))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
         .with_state(shown);
     tokio::spawn(async move {
@@ -62,4 +86,24 @@ async fn status(State(shown): State<Shown>) -> Json<serde_json::Value> {
         serde_json::json!({"topology": name, "nodes": nodes})
     });
     Json(topologies.collect())
+}
+
+/// Only JSON is taken, so that no page of a browser can send it unasked.
+async fn resolve(State(shown): State<Shown>, Json(word): Json<Word>) -> (StatusCode, String) {
+    let wrong = |reason: String| (StatusCode::BAD_REQUEST, format!("{reason}\n"));
+    let (Some(run), Some(resolution)) = (parse_run_id(&word.run), Resolution::parse(&word.resolution)) else {
+        return wrong(format!("{:?} is no number of a run, or {:?} no end", word.run, word.resolution));
+    };
+    // Numbers are instants of making: two topologies hardly ever share one.
+    let open = |flows: &&SchedulerHandle| matches!(flows.journal().open_run(run), Ok(Some(_)));
+    let mut having = shown.flows.iter().filter(open);
+    let (Some(flows), None) = (having.next(), having.next()) else {
+        return wrong(format!("no topology here, or more than one, has an open run {}", word.run));
+    };
+    let said = Resolved { task: word.task, resolution, who: word.by, at: flows.clock().now() };
+    match flows.resolve(run, said).await {
+        Ok(Ok(())) => (StatusCode::OK, "kept; the run goes on\n".into()),
+        Ok(Err(reason)) => (StatusCode::CONFLICT, format!("{reason}\n")),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }

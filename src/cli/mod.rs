@@ -10,6 +10,7 @@ mod demo;
 mod doc;
 mod eval;
 mod explain;
+mod flow;
 mod graph;
 mod list;
 mod logging;
@@ -45,6 +46,8 @@ enum Command {
     Status(status::Status),
     /// Runs of flows, newest first
     Runs(runs::Runs),
+    /// Runs of flows, and a word about those that wait for one
+    Flow(flow::Flow),
     /// Tickets that flows have opened, newest first
     Tickets(tickets::Tickets),
     /// Rows that were refused for good: list, show, deliver again
@@ -75,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Runs(command) => command.run(),
+        Command::Flow(command) => command.run(),
         Command::Tickets(command) => command.run(),
         Command::Dead(command) => command.run(),
         Command::Run(command) => command.run(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tidegate_engine::flow::journal::JournalReader;
 use tidegate_engine::flow::key::run_id_text;
+use tidegate_engine::flow::state::{RunState, TaskState};
 use tidegate_engine::time::Time;
 
 use super::print::{plain, say};
@@ -23,19 +24,36 @@ pub(super) struct Where {
 }
 
 impl Where {
-    pub(super) fn open(&self) -> Result<JournalReader, Failure> {
-        let data_dir = self.data_dir()?;
-        JournalReader::open(&journal_path(&data_dir)).map_err(|error| Failure::new(IO, error))
+    pub(super) fn new(file: Option<PathBuf>, data_dir: Option<PathBuf>) -> Where {
+        Where { file, data_dir }
     }
 
-    /// Where the topology keeps its state.
+    /// The folder of the state.
     pub(super) fn data_dir(&self) -> Result<PathBuf, Failure> {
-        let data_dir = match (&self.data_dir, &self.file) {
-            (Some(data_dir), _) => data_dir.clone(),
-            (None, Some(file)) => load_and_report(file, &LoadOptions::default())?.1.context.data_dir,
-            (None, None) => return Err(Failure::new(2, "name a topology file, or a folder with --data-dir")),
-        };
-        Ok(data_dir)
+        match (&self.data_dir, &self.file) {
+            (Some(data_dir), _) => Ok(data_dir.clone()),
+            (None, Some(file)) => Ok(load_and_report(file, &LoadOptions::default())?.1.context.data_dir),
+            (None, None) => Err(Failure::new(2, "name a topology file, or a folder with --data-dir")),
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<JournalReader, Failure> {
+        let path = journal_path(&self.data_dir()?);
+        JournalReader::open(&path).map_err(|error| Failure::new(IO, error))
+    }
+}
+
+/// A state that a run, or a task of an open run, may have.
+fn state(word: &str) -> Result<String, String> {
+    let runs = RunState::ALL.iter().map(|state| state.word());
+    let tasks = TaskState::ALL.iter().map(|state| state.word());
+    let mut words: Vec<&str> = runs.chain(tasks).collect();
+    words.sort_unstable();
+    words.dedup();
+    if words.contains(&word) {
+        Ok(word.to_owned())
+    } else {
+        Err(format!("the states are {}", words.join(", ")))
     }
 }
 
@@ -43,6 +61,9 @@ impl Where {
 pub(crate) struct Runs {
     #[command(flatten)]
     place: Where,
+    /// Only runs in this state, or with a task in it, e.g. `unknown`
+    #[arg(long, value_parser = state)]
+    state: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -55,7 +76,11 @@ impl Runs {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let journal = self.place.open()?;
         let failed = |error| Failure::new(IO, error);
-        for run in journal.runs(self.limit).map_err(failed)? {
+        let runs = match &self.state {
+            Some(state) => journal.runs_in(state, self.limit),
+            None => journal.runs(self.limit),
+        };
+        for run in runs.map_err(failed)? {
             let id = run_id_text(run.id);
             let tasks = journal.tasks(run.id).map_err(failed)?;
             if self.json {

@@ -40,7 +40,12 @@ impl Serve {
                 running.push(Running::start(topology, compute.clone(), &[])?);
             }
             let shown = running.iter().map(|running| (running.job.name.clone(), running.job.stats.clone()));
-            let shown = Shown { metrics, topologies: std::sync::Arc::new(shown.collect()) };
+            let flows = running.iter().filter_map(|running| running.scheduler.clone()).collect();
+            let shown = Shown {
+                metrics,
+                topologies: std::sync::Arc::new(shown.collect()),
+                flows: std::sync::Arc::new(flows),
+            };
             let address = serve(config.listen, shown).await?;
             tracing::info!("running {} topologies; the API is at http://{address}", running.len());
             let mut all_well = true;

@@ -21,7 +21,7 @@ impl Status {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(FAILED, error))?;
-        let body = runtime.block_on(get(&self.api, "/status"))?;
+        let body = runtime.block_on(ask(&self.api, "GET", "/status", None))?;
         if self.json {
             say!("{body}");
             return Ok(());
@@ -45,17 +45,27 @@ impl Status {
     }
 }
 
-/// One GET over HTTP/1.0; the answer's body.
-async fn get(address: &str, path: &str) -> Result<String, Failure> {
+/// One request over HTTP/1.0, with JSON if it has a body; the answer's body.
+pub(super) async fn ask(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<String, Failure> {
     let unreachable =
         |error: std::io::Error| Failure::new(UNREACHABLE, format!("no daemon answers at {address}: {error}"));
     let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let body = body.map_or_else(String::new, |body| {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let end = if body.is_empty() { "\r\n" } else { "" };
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n{body}{end}");
     stream.write_all(request.as_bytes()).await.map_err(unreachable)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.map_err(unreachable)?;
-    let (_, body) = answer
+    let (head, body) = answer
         .split_once("\r\n\r\n")
         .ok_or_else(|| Failure::new(FAILED, format!("{address} does not speak HTTP")))?;
-    Ok(body.to_owned())
+    let is_good = head.split(' ').nth(1).is_some_and(|code| code.starts_with('2'));
+    if is_good { Ok(body.to_owned()) } else { Err(Failure::new(FAILED, body.trim_end())) }
 }

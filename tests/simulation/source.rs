@@ -1,5 +1,6 @@
-//! Two kinds of sources: `list` goes back to any position; `peer` sends again
-//! what was not acknowledged, keeps a window, and is logged.
+//! Three kinds of sources: `list` goes back to any position; `peer` sends
+//! again what was not acknowledged, keeps a window, and is logged; `quick` does
+//! so without a log and wants its acknowledgement soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tidegate_engine::source::{Committer, Polled, Position, Rows, Source, SourceP
 use tidegate_engine::time::time_type;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
+use crate::scenario::Kind;
 use crate::world::{Row, World};
 
 /// Unacknowledged rows of a `peer`.
@@ -21,15 +23,18 @@ const WINDOW: usize = 25;
 pub(crate) const DISORDER: Duration = Duration::from_secs(2);
 
 pub(crate) fn list(node: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
-    part(node, context, false)
+    Ok(part(node, context, Kind::List))
 }
 
 pub(crate) fn peer(node: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
-    part(node, context, true)
+    Ok(part(node, context, Kind::Peer))
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "the shape of a build function")]
-fn part(node: &NodeConfig, context: &BuildContext, redelivers: bool) -> Result<SourcePart, ConfigError> {
+pub(crate) fn quick(node: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
+    Ok(part(node, context, Kind::Quick))
+}
+
+fn part(node: &NodeConfig, context: &BuildContext, kind: Kind) -> SourcePart {
     let fields = vec![
         Field::new("n", DataType::Int64, false),
         Field::new("key", DataType::Utf8, false),
@@ -37,19 +42,22 @@ fn part(node: &NodeConfig, context: &BuildContext, redelivers: bool) -> Result<S
     ];
     let stream = StreamSchema::new(fields, Some("ts"));
     let world = crate::life::world(context);
+    let redelivers = kind != Kind::List;
     let source = Sim { name: node.name.clone(), world, next: 0, redelivers, stream: stream.clone() };
-    Ok(SourcePart {
+    let watermark = WatermarkPolicy {
+        delay: DISORDER,
+        // In silence event time follows the clock: no recomputation knows of it.
+        idle: Duration::from_secs(3_600 * 24 * 365),
+        max_future: None,
+    };
+    SourcePart {
         source: Box::new(source),
         stream,
-        watermark: WatermarkPolicy {
-            delay: DISORDER,
-            idle: Duration::from_secs(3_600 * 24 * 365),
-            max_future: None,
-        },
+        watermark,
         replayable: !redelivers,
-        commit_quickly: false,
-        logged: redelivers,
-    })
+        commit_quickly: kind == Kind::Quick,
+        logged: kind == Kind::Peer,
+    }
 }
 
 struct Sim {
@@ -76,14 +84,17 @@ impl Source for Sim {
             Some(position) => position.read()?,
             None => 0,
         };
-        let note = format!("{} opens at {}", self.name, self.next);
-        state.note(note);
+        state.note(format!("{} opens at {}", self.name, self.next));
         Ok(())
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
         loop {
-            let pause = self.world.lock().seed.below(400) as u64;
+            let pause = {
+                let mut state = self.world.lock();
+                let most = state.sources[&self.name].pause_ms;
+                state.seed.below(most) as u64
+            };
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let world = Arc::clone(&self.world);
             let news = world.news.notified();
@@ -99,6 +110,7 @@ impl Source for Sim {
                 if most > 0 {
                     let count = 1 + state.seed.below(most.min(12));
                     let rows = state.sources[&self.name].rows[self.next..self.next + count].to_vec();
+                    state.note(format!("{} gives {count} rows at {}", self.name, self.next));
                     return Ok(self.rows(&rows));
                 }
                 if self.next >= all && state.is_calm && (!self.redelivers || acknowledged >= all) {
@@ -148,8 +160,7 @@ impl Committer for Told {
         if let Some(outside) = state.sources.get_mut(&self.name) {
             outside.acknowledged = outside.acknowledged.max(told);
         }
-        let note = format!("{} is told {told}", self.name);
-        state.note(note);
+        state.note(format!("{} is told {told}", self.name));
         self.world.news.notify_waiters();
         Ok(())
     }

@@ -69,6 +69,7 @@ impl Running {
             clock: Arc::new(SystemClock),
             compute: tokio::runtime::Handle::current(),
             reset_state: Vec::new(),
+            log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         let job = Job::start(plan, &config).expect("starts");
         Running { job, seen, _folder: folder }

@@ -1,5 +1,6 @@
-//! Every place to die, twice, times every mishap of a device: what must hold
-//! whatever happens. The device and the journal outlive the daemon.
+//! Every place to die, twice, times every mishap of a device, and random
+//! histories with more of both: what must hold whatever happens. The device and
+//! the journal outlive the daemon.
 
 use std::collections::HashMap;
 use std::sync::Mutex as StdMutex;
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::task::{EffectLedger, Notice};
+use crate::testing::seed::Seed;
 use crate::time::Clock;
 
 #[derive(Debug, Default)]
@@ -233,17 +235,18 @@ impl World {
     }
 }
 
-/// One history: two lives that may end early, then one that does not. Answers
-/// whether it ended with a ticket.
-async fn history(mishaps: [Mishap; 2], deaths: [Death; 2], pause_us: i64) -> bool {
-    let what = format!("{mishaps:?} {deaths:?} {pause_us}");
-    let world = World::new(&mishaps);
+/// One history: lives that may end early, each with the pause after it, then
+/// one that does not. An attempt that may be repeated is repeated in the next
+/// life. Answers whether it ended with a ticket.
+async fn history(mishaps: &[Mishap], lives: &[(Death, i64)]) -> bool {
+    let what = format!("{mishaps:?} {lives:?}");
+    let world = World::new(mishaps);
     let mut last = None;
-    for death in [deaths[0], deaths[1], None] {
+    for (death, pause_us) in lives.iter().copied().chain([(None, 0)]) {
         last = world.live(death).await;
         world.clock.0.fetch_add(1_000 + pause_us, Ordering::SeqCst);
         world.plc.state().silent = false;
-        if last.is_some() {
+        if !matches!(last, None | Some(Err(TaskError::Retry { .. }))) {
             break;
         }
     }
@@ -276,8 +279,9 @@ async fn no_crash_and_no_mishap_executes_a_command_twice_or_late_or_loses_it() {
     for first in MISHAPS {
         for second in [Mishap::Fine, Mishap::AnswerLost, Mishap::CommandLost] {
             for deaths in deaths() {
-                histories
-                    .extend([0, 6_000_000, 60_000_000].map(|pause| history([first, second], deaths, pause)));
+                histories.extend([0, 6_000_000, 60_000_000].map(|pause| async move {
+                    history(&[first, second], &deaths.map(|death| (death, pause))).await
+                }));
             }
         }
     }
@@ -287,4 +291,30 @@ async fn no_crash_and_no_mishap_executes_a_command_twice_or_late_or_loses_it() {
     let tickets = ended.into_iter().filter(|ticket| *ticket).count();
     println!("{count} histories, {tickets} of them ended with a ticket");
     assert!(tickets > 0 && tickets < count / 2, "{tickets} of {count}");
+}
+
+/// Random histories in an ordinary run.
+const HISTORIES: u64 = 20_000;
+
+/// `TIDEGATE_HISTORIES=200000` runs more of them.
+#[tokio::test(start_paused = true)]
+async fn random_histories_with_more_lives_and_mishaps_hold_too() {
+    let count =
+        std::env::var("TIDEGATE_HISTORIES").map_or(HISTORIES, |count| count.parse().expect("a number"));
+    let mut tickets = 0;
+    for number in 0..count {
+        let mut seed = Seed::new(number);
+        let mishaps: Vec<Mishap> = (0..seed.below(6)).map(|_| MISHAPS[seed.below(MISHAPS.len())]).collect();
+        let lives: Vec<(Death, i64)> = (0..seed.below(6))
+            .map(|_| {
+                let death = seed.chance(80).then(|| (1 + seed.below(14), seed.chance(50)));
+                let longest = [1_000, 1_000_000, 12_000_000, 100_000_000][seed.below(4)];
+                (death, i64::try_from(seed.below(longest)).expect("is small"))
+            })
+            .collect();
+        let held = tokio::time::timeout(Duration::from_secs(600), history(&mishaps, &lives)).await;
+        tickets += u64::from(held.expect("does not hang"));
+    }
+    println!("{count} random histories, {tickets} of them ended with a ticket");
+    assert!(tickets > count / 100 && tickets < count / 2, "{tickets} of {count}");
 }

@@ -113,6 +113,16 @@ words! {
     }
 }
 
+words! {
+    /// What a person says about a device write that may have happened.
+    Resolution {
+        /// It happened.
+        Done = "done",
+        /// It did not happen.
+        Failed = "failed",
+    }
+}
+
 impl RunState {
     /// Whether the run has ended; it never changes again.
     #[must_use]
@@ -167,8 +177,12 @@ impl TaskState {
             TaskState::RetryWait | TaskState::TimerWait => {
                 matches!(next, TaskState::Running | TaskState::Failed)
             }
-            TaskState::Paused | TaskState::Unknown => {
-                matches!(next, TaskState::Running | TaskState::Ready | TaskState::Failed)
+            TaskState::Paused => matches!(next, TaskState::Running | TaskState::Ready | TaskState::Failed),
+            TaskState::Unknown => {
+                matches!(
+                    next,
+                    TaskState::Running | TaskState::Ready | TaskState::Succeeded | TaskState::Failed
+                )
             }
             TaskState::Succeeded | TaskState::Skipped | TaskState::Failed | TaskState::TimedOut => false,
         }

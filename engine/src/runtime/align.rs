@@ -3,6 +3,7 @@
 //! clock.
 
 use crate::event::{Barrier, Watermark};
+use crate::planted;
 use crate::time::Time;
 
 /// What has come on which input.
@@ -47,7 +48,8 @@ impl Align {
     /// Whether the loop may read from this input now.
     #[must_use]
     pub fn is_open(&self, input: usize) -> bool {
-        self.inputs.get(input).is_some_and(|input| !input.ended && !input.at_barrier)
+        let waits = |input: &Input| input.at_barrier && !planted!(BarrierOvertaken);
+        self.inputs.get(input).is_some_and(|input| !input.ended && !waits(input))
     }
 
     /// A watermark has come on an input.
@@ -57,7 +59,8 @@ impl Align {
                 Watermark::Time(time) => {
                     state.idle = false;
                     // A watermark never goes back, whatever the peer says.
-                    state.watermark = state.watermark.max(Some(time));
+                    let least = state.watermark.filter(|_| !planted!(WatermarkBack));
+                    state.watermark = least.max(Some(time));
                 }
                 Watermark::Idle => state.idle = true,
             }
@@ -100,7 +103,8 @@ impl Align {
 
     /// The barrier is through when every input has either brought it or ended.
     fn cut(&mut self) -> Vec<Action> {
-        let complete = self.inputs.iter().all(|input| input.at_barrier || input.ended);
+        let complete =
+            self.inputs.iter().all(|input| input.at_barrier || input.ended) || planted!(BarrierNotAligned);
         match self.barrier {
             Some(barrier) if complete => {
                 self.barrier = None;
@@ -118,13 +122,13 @@ impl Align {
     fn merged(&mut self) -> Vec<Action> {
         let mut active = self.inputs.iter().filter(|input| !input.idle && !input.ended).peekable();
         let none_active = active.peek().is_none();
-        let merged = if none_active {
+        let merged = if none_active || planted!(WatermarkOfTheFastest) {
             self.inputs.iter().map(|input| input.watermark).max().flatten()
         } else {
             active.map(|input| input.watermark).min().flatten()
         };
         let mut actions = Vec::new();
-        if merged > self.emitted {
+        if merged > self.emitted || planted!(WatermarkBack) && merged < self.emitted {
             self.emitted = merged;
             actions.extend(merged.map(Action::Advance));
         }

@@ -20,6 +20,7 @@ use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
 use crate::operator::Compaction;
+use crate::planted;
 use crate::sink::Sink;
 use crate::source::SourcePart;
 use crate::storage::log::LogLimits;
@@ -207,7 +208,7 @@ impl Builder<'_> {
 
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
         let name = &node.name;
-        let state = self.checkpoint.operators.remove(name);
+        let state = self.checkpoint.operators.remove(name).filter(|_| !planted!(StateForgotten));
         let state = state.filter(|_| !self.config.reset_state.contains(name));
         let Some(OperatorState { fingerprint, batches: state, .. }) = state else { return Ok(()) };
         if state.is_empty() {
@@ -330,7 +331,8 @@ impl Builder<'_> {
         let restored = self.checkpoint.sources.remove(&node.name);
         let restored = restored.filter(|_| !self.config.reset_state.contains(&node.name));
         let (position, watermark) = restored.unwrap_or_default();
-        let position = position.filter(|_| node.part.replayable);
+        let position = position.filter(|_| node.part.replayable && !planted!(PositionForgotten));
+        let watermark = watermark.filter(|_| !planted!(WatermarkForgotten));
         let clock = Arc::clone(&self.config.clock);
         let driver = SourceDriver::new(&node.part, outlets, job, receiver, clock, position, watermark);
         let name = node.name;
@@ -355,7 +357,7 @@ fn logged(
         vfs: Arc::clone(&config.vfs),
         limits: LogLimits {
             bytes_kept: if unique.is_empty() { 0 } else { REMEMBERED_BYTES },
-            ..LogLimits::default()
+            ..config.log_limits
         },
         clock: Arc::clone(&config.clock),
         stream: part.stream.clone(),

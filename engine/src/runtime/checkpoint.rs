@@ -12,6 +12,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 
 use super::ledger::Report;
+use crate::planted;
 use crate::source::Position;
 use crate::time::Time;
 
@@ -148,7 +149,7 @@ impl Checkpoint {
         if version > VERSION {
             return Err(format!("written by a newer version ({version}) than this one knows ({VERSION})"));
         }
-        if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+        if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) && !planted!(CheckpointChecksumIgnored) {
             return Err("the checksum does not fit".into());
         }
         let (length, rest) = rest.split_first_chunk::<8>().ok_or("too short")?;

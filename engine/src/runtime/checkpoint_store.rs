@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::chain::Chains;
 use super::checkpoint::Checkpoint;
 use crate::operator::Compaction;
+use crate::planted;
 use crate::storage::vfs::{Vfs, write_atomically};
 
 /// Names the checkpoint after which peers have been told that rows are safe
@@ -62,6 +63,9 @@ impl CheckpointStore {
                 return Err(message);
             }
         }
+        if planted!(FolderNotSynced) {
+            return Ok(());
+        }
         let Some(needed) = chains.needed() else { return Ok(()) };
         for (epoch, old) in self.generations().map_err(|error| failed(&error))? {
             if !needed.contains(&epoch) {
@@ -90,6 +94,7 @@ impl CheckpointStore {
                 Err(reason) if reason.contains("newer version") => {
                     return Err(format!("{}: {reason}", path.display()));
                 }
+                Err(_) if planted!(FallbackIgnored) => return Ok(None),
                 Err(reason) => damaged.push(format!("{}: {reason}", path.display())),
             }
         }
@@ -129,12 +134,15 @@ impl CheckpointStore {
         Ok(checkpoint)
     }
 
-    /// Remembers, durable when it returns, that rows after this checkpoint are
-    /// about to be acknowledged, so that a start from it must not forget them.
+    /// Remembers, durable when it returns, that rows after the barrier of this
+    /// epoch are about to be acknowledged, so that no start may forget them.
     ///
     /// # Errors
     /// A sentence naming the file.
     pub(super) fn mark_acknowledged(&self, epoch: u64) -> Result<(), String> {
+        if planted!(MarkNotWritten) {
+            return Ok(());
+        }
         let path = self.folder.join(ACKNOWLEDGED);
         let written = self
             .vfs

@@ -17,7 +17,9 @@ use super::ledger::{Complete, Ledger};
 use super::parts::{Command, FromPart, Word};
 use super::stats::NodeStats;
 use crate::event::Barrier;
+use crate::planted;
 use crate::storage::blocking::blocking;
+use crate::storage::log::LogLimits;
 use crate::storage::vfs::Vfs;
 use crate::time::Clock;
 use crate::topology::plan::Plan;
@@ -42,6 +44,8 @@ pub struct JobConfig {
     pub compute: Handle,
     /// Nodes whose state is thrown away.
     pub reset_state: Vec<String>,
+    /// How ingress logs are kept.
+    pub log_limits: LogLimits,
 }
 
 /// Why a topology has ended by itself.
@@ -97,6 +101,7 @@ impl Job {
         let acknowledged = store.acknowledged_after().map_err(JobError::State)?;
         let acknowledged = acknowledged.filter(|after| *after >= checkpoint.epoch);
         let epoch = acknowledged.map_or(checkpoint.epoch, |after| after + 1);
+        let epoch = epoch.saturating_sub(u64::from(planted!(EpochReused)));
         let mut built = build(plan, checkpoint, epoch, config)?;
         store.go_on(&built.restored, std::mem::take(&mut built.compactions));
         let stats = built.stats.clone();
@@ -176,8 +181,9 @@ struct Coordinator {
     stopping: bool,
     stop_epoch: Option<u64>,
     commit_wanted_since: Option<Instant>,
-    /// The last durable checkpoint.
-    checkpoint: u64,
+    /// The last checkpoint whose barrier has passed every sink, durable or not:
+    /// what they flush between checkpoints belongs to the epoch behind it.
+    barrier: u64,
     /// Whether rows after it have been acknowledged.
     acknowledged: bool,
 }
@@ -196,7 +202,7 @@ impl Coordinator {
             stopping: false,
             stop_epoch: None,
             commit_wanted_since: None,
-            checkpoint: epoch,
+            barrier: epoch,
             acknowledged: false,
         }
     }
@@ -205,7 +211,9 @@ impl Coordinator {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let quick_at = self.commit_wanted_since.map(|since| since + QUICK_COMMIT);
+            // While an epoch is open the wish waits for it: asking again and again would burn a core.
+            let wanted = self.commit_wanted_since.filter(|_| self.ledger.may_begin());
+            let quick_at = wanted.map(|since| since + QUICK_COMMIT);
             let finished = tokio::select! {
                 biased;
                 Some(word) = self.words.recv() => self.on_word(word).await?,
@@ -278,7 +286,16 @@ impl Coordinator {
         if complete.light {
             self.acknowledge(epoch).await;
         } else {
+            if planted!(SinkCommittedBeforeManifest) {
+                tell(&self.sinks, Command::Commit(epoch)).await;
+            }
+            if planted!(SourceCommittedBeforeManifest) {
+                tell(&self.sources, Command::Commit(epoch)).await;
+                tokio::task::yield_now().await;
+            }
             let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
+            // A mark from before it names another epoch.
+            (self.barrier, self.acknowledged) = (epoch, false);
             let store = self.store.clone();
             let written = blocking(move || store.write(checkpoint)).await;
             if let Err(message) = written {
@@ -291,7 +308,6 @@ impl Coordinator {
                 return Ok(false);
             }
             metrics::counter!("tidegate_checkpoints_total").increment(1);
-            (self.checkpoint, self.acknowledged) = (epoch, false);
             tell(&self.sinks, Command::Commit(epoch)).await;
             tell(&self.sources, Command::Commit(epoch)).await;
         }
@@ -310,7 +326,7 @@ impl Coordinator {
     /// checkpoint holds yet; before the first of them that is remembered.
     async fn acknowledge(&mut self, epoch: u64) {
         if !self.acknowledged {
-            let (store, after) = (self.store.clone(), self.checkpoint);
+            let (store, after) = (self.store.clone(), self.barrier);
             let marked = blocking(move || store.mark_acknowledged(after)).await;
             if let Err(message) = marked {
                 // Not acknowledged: the peers send again.

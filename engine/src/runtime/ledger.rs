@@ -63,12 +63,18 @@ impl Ledger {
     /// Opens the next epoch and answers its number; `None` while another one
     /// is open, or when no part is left to report.
     pub fn begin(&mut self, light: bool) -> Option<u64> {
-        if !self.open.is_empty() || self.all_ended() {
+        if !self.may_begin() {
             return None;
         }
         let epoch = self.last_complete + 1;
         self.open.insert(epoch, Open { light, reports: BTreeMap::new() });
         Some(epoch)
+    }
+
+    /// Whether `begin` would open an epoch.
+    #[must_use]
+    pub fn may_begin(&self) -> bool {
+        self.open.is_empty() && !self.all_ended()
     }
 
     /// Takes a part's report. Answers the epoch if it is complete now.

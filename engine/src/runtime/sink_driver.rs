@@ -17,6 +17,7 @@ use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, LetterId, Refusals, Replay};
 use crate::error::{ConnectorError, RejectedRow};
 use crate::event::{Barrier, Event};
+use crate::planted;
 use crate::sink::Sink;
 use crate::storage::log::LogError;
 use crate::topology::delivery::RetryPolicy;
@@ -238,14 +239,14 @@ impl SinkDriver {
 
     /// The final epoch is durable only after this sink's last word.
     async fn await_last_commit(&mut self) {
-        while let Some(command) = self.commands.recv().await {
+        while let Some(command) = self.commands.recv().await.filter(|_| !planted!(LastCommitSkipped)) {
             self.on_command(command).await;
         }
     }
 
     async fn flush(&mut self, epoch: u64) -> Result<(), String> {
         loop {
-            match self.sink.flush(epoch).await {
+            match if planted!(FlushSkipped) { Ok(()) } else { self.sink.flush(epoch).await } {
                 Ok(()) => break,
                 Err(ConnectorError::Lost(message)) => self.recover(&message).await?,
                 Err(ConnectorError::Rejected(rows)) => {
@@ -294,7 +295,7 @@ impl SinkDriver {
     /// again: not a word goes out before that is so.
     async fn settle(&mut self) -> Result<(), String> {
         loop {
-            match self.sink.commit(self.epoch).await {
+            match if planted!(SettleSkipped) { Ok(()) } else { self.sink.commit(self.epoch).await } {
                 Ok(()) => return Ok(()),
                 Err(ConnectorError::Fatal(message)) => return Err(message),
                 Err(error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_))) => {
@@ -344,7 +345,7 @@ impl SinkDriver {
             self.wait(&message).await;
             self.open_until_it_works().await?;
             self.refused.clear();
-            match self.write_from(0).await {
+            match self.write_from(if planted!(RowsNotWrittenAgain) { usize::MAX } else { 0 }).await {
                 Ok(()) => return Ok(()),
                 Err(ConnectorError::Lost(again)) => message = again,
                 Err(error) => return Err(error.to_string()),

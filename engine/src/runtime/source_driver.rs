@@ -17,6 +17,7 @@ use super::watermark::Watermarks;
 use crate::codec::BadRow;
 use crate::error::{OperatorError, RejectedRow};
 use crate::event::{Event, Watermark};
+use crate::planted;
 use crate::reject::{bad_row, rejects};
 use crate::schema::StreamSchema;
 use crate::source::{Committer, Position, Rows, Silence, SourcePart, WatermarkPolicy};
@@ -152,7 +153,9 @@ impl SourceDriver {
                 self.outlets.stats.set_state("ended");
                 // It counts for the first epoch that it did not report.
                 self.reported.insert(self.last_epoch + 1, self.position.clone());
-                self.job.say(Word::Ended(self.report())).await;
+                if !planted!(EndNotReported) {
+                    self.job.say(Word::Ended(self.report())).await;
+                }
             }
             Stop::AtBarrier => self.outlets.stats.set_state("stopped"),
             Stop::Closed => {}
@@ -168,6 +171,9 @@ impl SourceDriver {
                 self.last_epoch = barrier.epoch;
                 self.reported.insert(barrier.epoch, self.position.clone());
                 self.job.say(Word::Report(barrier.epoch, self.report())).await;
+                if planted!(TrimmedBeforeCommit) {
+                    self.on_commit(barrier.epoch).await;
+                }
                 self.outlets.broadcast(&Event::Barrier(barrier)).await.map_err(|_| Stop::Closed)?;
                 if barrier.then_stop {
                     return Err(Stop::AtBarrier);

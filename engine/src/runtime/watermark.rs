@@ -160,9 +160,11 @@ impl Watermarks {
         events
     }
 
-    /// The source has ended: event time has come to its largest row.
+    /// The source has ended: event time has come to its largest row, which may
+    /// have come before a restart.
     pub fn on_end(&mut self) -> Option<Time> {
-        let largest = self.partitions.iter().filter_map(|partition| partition.seen_us).max()?;
+        let before = self.restored.map(|promised| promised.0.saturating_add(self.delay_us));
+        let largest = self.partitions.iter().filter_map(|partition| partition.seen_us).chain(before).max()?;
         let raised = self.emitted.is_none_or(|emitted| Time(largest) > emitted);
         raised.then(|| {
             self.emitted = Some(Time(largest));
@@ -382,5 +384,9 @@ mod tests {
         marks.observe(0, &seconds(&[30, 8]), Duration::ZERO);
         assert_eq!(marks.on_end(), Some(Time(30_000_000)));
         assert_eq!(marks.on_end(), None);
+        // Nothing new came after a restart: the largest row is the same one.
+        let mut marks = Watermarks::new(&policy(5, 30), Some(Time(25_000_000)));
+        marks.observe(0, &seconds(&[8]), Duration::ZERO);
+        assert_eq!(marks.on_end(), Some(Time(30_000_000)));
     }
 }

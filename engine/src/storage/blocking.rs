@@ -10,7 +10,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 /// When the work does.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
-        return work();
+        let done = work();
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::disk::stalled().await;
+        return done;
     }
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::log_reader::LogReader;
 use super::record::{self, Found, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use super::vfs::{Vfs, VfsFile};
+use crate::planted;
 
 /// How a log is kept.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +148,7 @@ impl Log {
         let bytes = self.vfs.read(&segment.path).map_err(|error| unreadable(error.to_string()))?;
         check_header(&bytes, &path)?;
         let (end, last) = whole_end(&bytes, segment.first, after);
+        let last = last + u64::from(planted!(TornEndKept) && end < bytes.len());
         segment.bytes = end as u64;
         if end < bytes.len() && cuts {
             tracing::warn!(file = %segment.path.display(), cut = bytes.len() - end, "a torn end is cut off");
@@ -205,7 +207,9 @@ impl Log {
                 Err(_) => self.break_with(reason),
             });
         }
-        if let Err(error) = file.sync() {
+        if !planted!(LogNotSynced)
+            && let Err(error) = file.sync()
+        {
             let reason = format!("{}: {error}", segment.path.display());
             return Err(self.break_with(reason));
         }
@@ -228,8 +232,10 @@ impl Log {
         let mut file = made.map_err(|error| LogError::Full(format!("{}: {error}", part.display())))?;
         let durable = file
             .sync()
-            .and_then(|()| self.vfs.rename(&part, &path))
-            .and_then(|()| self.vfs.sync_folder(&self.folder));
+            .and_then(|()| if planted!(SegmentNotRenamed) { Ok(()) } else { self.vfs.rename(&part, &path) })
+            .and_then(
+                |()| if planted!(SegmentNotSynced) { Ok(()) } else { self.vfs.sync_folder(&self.folder) },
+            );
         if let Err(error) = durable {
             return Err(self.break_with(format!("{}: {error}", path.display())));
         }
@@ -279,6 +285,8 @@ impl Log {
     /// Reads the durable records after `number`, as they are now.
     #[must_use]
     pub fn records_after(&self, number: u64) -> LogReader {
+        let number = if planted!(LogReplaySkips) { number + 1 } else { number };
+        let number = if planted!(LogReplayRepeats) { number.saturating_sub(1) } else { number };
         let skipped = self.segments.iter().skip(1).take_while(|next| next.first <= number.saturating_add(1));
         let segments = self.segments.iter().skip(skipped.count()).cloned().collect();
         LogReader::new(Arc::clone(&self.vfs), segments, number, self.durable)

@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::planted;
+
 /// A file system.
 pub trait Vfs: Send + Sync {
     /// Makes the folder and those above it.
@@ -97,9 +99,16 @@ pub fn write_atomically(vfs: &dyn Vfs, path: &Path, parts: &[&[u8]]) -> io::Resu
     for part in parts {
         file.write(part)?;
     }
-    file.sync()?;
+    if !planted!(FileNotSynced) {
+        file.sync()?;
+    }
     drop(file);
-    vfs.rename(&temporary, path)?;
+    if !planted!(FileNotRenamed) {
+        vfs.rename(&temporary, path)?;
+    }
+    if planted!(FolderNotSynced) {
+        return Ok(());
+    }
     vfs.sync_folder(path.parent().unwrap_or(Path::new("")))
 }
 

@@ -2,10 +2,14 @@
 //! may be gone, torn or there in another order after a crash, and so may names
 //! in a folder that was not synced.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::seed::Seed;
 use crate::storage::vfs::{Vfs, VfsFile};
@@ -20,12 +24,32 @@ pub enum Fault {
     /// A sync fails, and what it should have made durable is gone; the next
     /// one succeeds, as on Linux.
     SyncError,
+    /// A sync takes this long.
+    Stall(Duration),
+    /// So many operations find no room if they need some.
+    Full(u64),
+    /// So many operations may read only.
+    ReadOnly(u64),
+}
+
+thread_local! {
+    static STALL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Waits as long as the disk has just stalled: whoever waits for blocking work
+/// waits for the disk.
+pub(crate) async fn stalled() {
+    let time = STALL.take();
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
 }
 
 /// The disk; clones are the same one.
 #[derive(Clone, Default)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    went_down: Arc<Notify>,
     /// The time between two crashes that a process lives in; the test's own
     /// handle lives for ever.
     life: Option<u64>,
@@ -39,7 +63,10 @@ struct State {
     changes: Vec<NameChange>,
     next_file: u64,
     operations: u64,
-    fault: Option<(u64, Fault)>,
+    faults: Vec<(u64, Fault)>,
+    /// No room before this operation, and nothing but reading before that one.
+    full_until: u64,
+    read_only_until: u64,
     is_down: bool,
     life: u64,
 }
@@ -59,6 +86,19 @@ enum Write {
     Cut(usize),
 }
 
+/// What an operation needs of the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// It reads.
+    Nothing,
+    /// It writes bytes or makes a name.
+    Room,
+    /// It frees, renames or cuts.
+    Change,
+    /// It makes durable.
+    Sync,
+}
+
 enum NameChange {
     Set(PathBuf, u64),
     Rename(PathBuf, PathBuf),
@@ -74,7 +114,7 @@ impl SimDisk {
     #[must_use]
     pub fn plugged(&self) -> SimDisk {
         let life = Some(self.lock().life);
-        SimDisk { state: Arc::clone(&self.state), life }
+        SimDisk { state: Arc::clone(&self.state), went_down: Arc::clone(&self.went_down), life }
     }
 
     /// Operations so far.
@@ -89,9 +129,51 @@ impl SimDisk {
         self.lock().is_down
     }
 
-    /// Plans a fault for the operation of this number.
+    /// Resolves when the power is gone.
+    pub async fn down(&self) {
+        loop {
+            let news = self.went_down.notified();
+            if self.is_down() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Plans a fault for the operation of this number, and no other.
     pub fn plan(&self, operation: u64, fault: Fault) {
-        self.lock().fault = Some((operation, fault));
+        self.plan_all(vec![(operation, fault)]);
+    }
+
+    /// Plans these faults, each for the operation of its number, and no others.
+    pub fn plan_all(&self, faults: Vec<(u64, Fault)>) {
+        self.lock().faults = faults;
+    }
+
+    /// An operation of somebody who has a disk of his own in the same machine:
+    /// how long it takes.
+    ///
+    /// # Errors
+    /// The fault that is due.
+    pub fn operation(&self) -> io::Result<Duration> {
+        let due = self.operate(Need::Room)?;
+        match due {
+            Some(Fault::SyncError) => Err(io::Error::other("input/output error")),
+            Some(Fault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Stall(time)) => Ok(time),
+            Some(Fault::Crash | Fault::Full(_) | Fault::ReadOnly(_)) | None => Ok(Duration::ZERO),
+        }
+    }
+
+    /// Counts an operation; the fault that is due, if any.
+    fn operate(&self, need: Need) -> io::Result<Option<Fault>> {
+        let mut state = self.lock();
+        let was_down = state.is_down;
+        let due = state.operate(self.life, need);
+        if state.is_down && !was_down {
+            self.went_down.notify_waiters();
+        }
+        due
     }
 
     /// The power comes back: chooses what of the unsynced is there.
@@ -114,7 +196,8 @@ impl SimDisk {
         }
         state.names.clone_from(&names);
         state.durable_names = names;
-        state.fault = None;
+        state.faults.clear();
+        (state.full_until, state.read_only_until) = (0, 0);
         state.is_down = false;
         state.life += 1;
     }
@@ -179,17 +262,32 @@ impl NameChange {
 
 impl State {
     /// Counts an operation; the fault that is due, if any.
-    fn operate(&mut self, life: Option<u64>) -> io::Result<Option<Fault>> {
+    fn operate(&mut self, life: Option<u64>, need: Need) -> io::Result<Option<Fault>> {
         if life.is_some_and(|life| life != self.life) {
             return Err(io::Error::other("the process is dead"));
         }
         let number = self.operations;
         self.operations += 1;
-        let due = self.fault.filter(|(at, _)| *at <= number).map(|(_, fault)| fault);
-        if due == Some(Fault::Crash) {
-            self.is_down = true;
+        let can_be = |fault: &Fault| match fault {
+            Fault::Crash | Fault::Full(_) | Fault::ReadOnly(_) => true,
+            Fault::NoSpace => need == Need::Room,
+            Fault::SyncError | Fault::Stall(_) => need == Need::Sync,
+        };
+        let due = self.faults.iter().position(|(at, fault)| *at <= number && can_be(fault));
+        let due = due.map(|place| self.faults.remove(place).1);
+        match due {
+            Some(Fault::Crash) => self.is_down = true,
+            Some(Fault::Full(operations)) => self.full_until = number + operations,
+            Some(Fault::ReadOnly(operations)) => self.read_only_until = number + operations,
+            Some(Fault::NoSpace | Fault::SyncError | Fault::Stall(_)) | None => {}
         }
-        if self.is_down { Err(io::Error::other("the power is gone")) } else { Ok(due) }
+        if self.is_down {
+            return Err(io::Error::other("the power is gone"));
+        }
+        if number < self.read_only_until && need != Need::Nothing {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        Ok(if number < self.full_until && need == Need::Room { Some(Fault::NoSpace) } else { due })
     }
 
     fn change(&mut self, change: NameChange) {
@@ -208,32 +306,43 @@ impl State {
 
 impl Vfs for SimDisk {
     fn create_folder(&self, _folder: &Path) -> io::Result<()> {
-        self.lock().operate(self.life).map(drop)
+        self.operate(Need::Change).map(drop)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let mut state = self.lock();
-        state.operate(self.life)?;
+        self.operate(Need::Nothing)?;
+        let state = self.lock();
         Ok(state.names.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.operate(Need::Nothing)?;
         let mut state = self.lock();
-        state.operate(self.life)?;
         let file = state.of(path)?;
         Ok(state.content(file).now.clone())
     }
 
     fn size(&self, path: &Path) -> io::Result<u64> {
+        self.operate(Need::Nothing)?;
         let mut state = self.lock();
-        state.operate(self.life)?;
         let file = state.of(path)?;
         Ok(state.content(file).now.len() as u64)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        if self.operate(Need::Room)? == Some(Fault::NoSpace) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut state = self.lock();
-        state.operate(self.life)?;
+        // A file that is there is emptied and keeps its place in the folder.
+        if let Ok(file) = state.of(path) {
+            let content = state.content(file);
+            content.now.clear();
+            content.writes.push(Write::Cut(0));
+            // What could not be written is not to be written any more.
+            content.is_lost = false;
+            return Ok(Box::new(SimFile { disk: self.clone(), file }));
+        }
         let file = state.next_file;
         state.next_file += 1;
         state.change(NameChange::Set(path.to_owned(), file));
@@ -241,34 +350,35 @@ impl Vfs for SimDisk {
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        let mut state = self.lock();
-        state.operate(self.life)?;
+        self.operate(Need::Change)?;
+        let state = self.lock();
         let file = state.of(path)?;
         Ok(Box::new(SimFile { disk: self.clone(), file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.operate(Need::Change)?;
         let mut state = self.lock();
-        state.operate(self.life)?;
         state.of(from)?;
         state.change(NameChange::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.operate(Need::Change)?;
         let mut state = self.lock();
-        state.operate(self.life)?;
         state.of(path)?;
         state.change(NameChange::Remove(path.to_owned()));
         Ok(())
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        let mut state = self.lock();
-        if state.operate(self.life)? == Some(Fault::SyncError) {
-            state.fault = None;
-            return Err(io::Error::other("input/output error"));
+        match self.operate(Need::Sync)? {
+            Some(Fault::SyncError) => return Err(io::Error::other("input/output error")),
+            Some(Fault::Stall(time)) => STALL.set(time),
+            Some(_) | None => {}
         }
+        let mut state = self.lock();
         let mut names = std::mem::take(&mut state.durable_names);
         for change in std::mem::take(&mut state.changes) {
             let here = match &change {
@@ -294,29 +404,30 @@ struct SimFile {
 
 impl VfsFile for SimFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let is_full = self.disk.operate(Need::Room)? == Some(Fault::NoSpace);
         let mut state = self.disk.lock();
-        let due = state.operate(self.disk.life)?;
-        let is_full = due == Some(Fault::NoSpace);
         let content = state.content(self.file);
         let written = if is_full { bytes.get(..bytes.len() / 2).unwrap_or_default() } else { bytes };
         let at = content.now.len();
         put(&mut content.now, at, written);
         content.writes.push(Write::At(at, written.to_vec()));
         if is_full {
-            state.fault = None;
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        let due = self.disk.operate(Need::Sync)?;
+        if let Some(Fault::Stall(time)) = due {
+            STALL.set(time);
+        }
+        let fails = due == Some(Fault::SyncError);
         let mut state = self.disk.lock();
-        let fails = state.operate(self.disk.life)? == Some(Fault::SyncError);
         let content = state.content(self.file);
         content.writes.clear();
         if fails {
             content.is_lost = true;
-            state.fault = None;
             return Err(io::Error::other("input/output error"));
         }
         if !content.is_lost {
@@ -326,8 +437,8 @@ impl VfsFile for SimFile {
     }
 
     fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        self.disk.operate(Need::Change)?;
         let mut state = self.disk.lock();
-        state.operate(self.disk.life)?;
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         let content = state.content(self.file);
         content.now.truncate(length);

@@ -2,4 +2,5 @@
 //! `testing`).
 
 pub mod disk;
+pub mod planted;
 pub mod seed;

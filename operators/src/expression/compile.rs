@@ -1,6 +1,6 @@
 //! Text to a compiled expression, with every mistake at its own column.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
@@ -31,9 +31,17 @@ const EXPRESSION_TOKENS_MAX: usize = 1_000;
 /// Stack for planning: unoptimised builds need about 20 KiB per level.
 const PLANNING_STACK_BYTES: usize = 64 * 1024 * 1024;
 
+/// Every built-in function. Making it takes milliseconds; nobody changes it.
+static STATE: LazyLock<SessionState> = LazyLock::new(|| {
+    let mut config = SessionConfig::new().with_information_schema(false);
+    // A column is called as the file calls it, capitals included.
+    config.options_mut().sql_parser.enable_ident_normalization = false;
+    SessionContext::new_with_config(config).state()
+});
+
 /// Compiles expressions with DataFusion's parser, types and functions.
 pub struct SqlExpressions {
-    state: SessionState,
+    state: &'static SessionState,
 }
 
 impl Default for SqlExpressions {
@@ -46,14 +54,11 @@ impl SqlExpressions {
     /// A compiler with DataFusion's built-in functions.
     #[must_use]
     pub fn new() -> SqlExpressions {
-        let mut config = SessionConfig::new().with_information_schema(false);
-        // A column is called as the file calls it, capitals included.
-        config.options_mut().sql_parser.enable_ident_normalization = false;
-        SqlExpressions { state: SessionContext::new_with_config(config).state() }
+        SqlExpressions { state: &STATE }
     }
 
-    pub(crate) fn state(&self) -> &SessionState {
-        &self.state
+    pub(crate) fn state(&self) -> &'static SessionState {
+        self.state
     }
 
     /// Text to a typed and coerced logical expression, and its alias if any.
@@ -65,7 +70,7 @@ impl SqlExpressions {
             refuse_unlike(&expr, scope)?;
             Ok(expr)
         };
-        on_big_stack(plan).map_err(|error| locate::diagnose(&error, text, scope, &self.state))
+        on_big_stack(plan).map_err(|error| locate::diagnose(&error, text, scope, self.state))
     }
 
     /// A logical expression to one that can be evaluated.
@@ -81,7 +86,7 @@ impl SqlExpressions {
             CompiledExpression::new(physical, Arc::clone(scope.inner()))
         };
         let built = on_big_stack(build);
-        built.map(Arc::new).map_err(|error| locate::diagnose(&error, text, scope, &self.state))
+        built.map(Arc::new).map_err(|error| locate::diagnose(&error, text, scope, self.state))
     }
 }
 

@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use tidegate_engine::error::OperatorError;
+use tidegate_engine::planted;
 
 use super::operator::{Keyed, Rule};
 
@@ -62,11 +63,13 @@ impl Rule {
             let state = serde_json::from_str(state).map_err(OperatorError::new)?;
             self.keys.insert(name.to_owned(), Keyed { state, rows: kept });
         }
-        if waiting.num_rows() > 0 {
+        if waiting.num_rows() > 0 && !planted!(WaitingForgotten) {
             let waiting = self.evaluate(waiting)?;
             self.pending.push(waiting);
         }
-        self.schedule_all();
+        if !planted!(TimersForgotten) {
+            self.schedule_all();
+        }
         Ok(())
     }
 }

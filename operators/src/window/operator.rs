@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::operator::{Compaction, MAIN_PORT, Operator, Output, Progress};
+use tidegate_engine::planted;
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::time::Time;
 
@@ -115,7 +116,7 @@ impl Window {
                 _ => {
                     let start = frame.pane_of(*time_us);
                     pane = start..start.saturating_add(frame.pane_us);
-                    let is_late = frame.last_end_of(start) <= self.closed_us;
+                    let is_late = frame.last_end_of(start) <= self.closed_us && !planted!(LateRowCounted);
                     runs.push(Run { pane_us: (!is_late).then_some(start), rows: row..row + 1 });
                 }
             }
@@ -158,7 +159,7 @@ impl Window {
                 break;
             }
             while start <= frame.last_window_of(pane_us) && start.saturating_add(frame.size_us) <= until_us {
-                if start.saturating_add(frame.size_us) > self.closed_us {
+                if start.saturating_add(frame.size_us) > self.closed_us || planted!(WindowFiredTwice) {
                     due.insert(start);
                 }
                 start = start.saturating_add(frame.slide_us);
@@ -213,7 +214,7 @@ impl Operator for Window {
             self.add(rows)
         };
         let bad = narrow(batch, &mut add, &mut |rows| late.extend(rows));
-        for rows in late {
+        for rows in late.into_iter().filter(|_| !planted!(LateRowDropped)) {
             out.emit_to(LATE_PORT, rows);
         }
         if !bad.is_empty() {

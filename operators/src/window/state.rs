@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use tidegate_engine::error::OperatorError;
+use tidegate_engine::planted;
 
 use super::frame::Frame;
 use super::layers::{Pane, Saved};
@@ -62,7 +63,8 @@ impl Window {
             return Ok(());
         }
         let State { watermark_us, closed_us, panes } = State::of(&self.layout, self.frame, state)?;
-        (self.watermark_us, self.closed_us) = (watermark_us, closed_us);
+        self.watermark_us = watermark_us;
+        self.closed_us = if planted!(ClosedForgotten) { i64::MIN } else { closed_us };
         for (start_us, groups) in panes {
             self.panes.insert(start_us, Pane::restored(groups, &self.layout)?);
         }

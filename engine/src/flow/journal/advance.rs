@@ -3,9 +3,11 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::effects::give_up_writes;
 use super::writer::Writing;
 use super::{Journal, JournalError};
 use crate::flow::state::{RunState, TaskState};
+use crate::planted;
 use crate::time::Time;
 
 /// One line about a run.
@@ -119,6 +121,9 @@ fn advance(writing: &Writing<'_>, run: i64, records: &[Record], now: Time) -> ru
             Record::Run { state, reason, closing } => {
                 set_run(writing, run, *state, reason, closing.as_ref(), now)?;
                 if state.is_final() {
+                    if !planted!(OpenWriteForgotten) {
+                        give_up_writes(writing, run, now)?;
+                    }
                     advanced.start = release_next(writing, run)?;
                 }
             }

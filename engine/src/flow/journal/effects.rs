@@ -110,6 +110,35 @@ fn busy_until(
     Ok(last.map(|last| Time(last).plus(every_min)).filter(|next| *next > now))
 }
 
+/// A run has ended: of a write of it that is still open nobody will ever know
+/// by itself. It is called unknown, and a person is told.
+pub(super) fn give_up_writes(writing: &Writing<'_>, run: i64, now: Time) -> rusqlite::Result<()> {
+    let reason = "the run ended before anybody knew";
+    let outcome = WriteOutcome::Unknown { reason: reason.into() };
+    let outcome = serde_json::to_string(&outcome).map_err(|error| damaged(&error))?;
+    // Keys of effects begin with the run's; `.` is the character after `-`.
+    let mut open = writing.sql.prepare_cached(
+        "UPDATE writes SET outcome = ?2, ended_at = ?3 WHERE outcome IS NULL
+         AND key >= (SELECT lower(hex(run_key)) || '-' FROM runs WHERE id = ?1)
+         AND key < (SELECT lower(hex(run_key)) || '.' FROM runs WHERE id = ?1)
+         RETURNING key, target, value",
+    )?;
+    let open =
+        open.query_map(params![run, outcome, now.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let open: Vec<(String, String, String)> = open.collect::<rusqlite::Result<_>>()?;
+    for (key, target, value) in open {
+        let insert =
+            "INSERT INTO tickets (key, topology, flow, run_id, opened_at, state, severity, title, body)
+                      SELECT ?2, topology, flow, id, ?3, 'open', 'high', ?4, ?5 FROM runs WHERE id = ?1
+                      ON CONFLICT (key) DO NOTHING";
+        let title = format!("Check {target}: was {value} written?");
+        let body = format!("Run {}: {reason}.", crate::flow::key::run_id_text(run));
+        let ticket = params![run, format!("{key}/unknown"), now.0, title, body];
+        writing.sql.prepare_cached(insert)?.execute(ticket)?;
+    }
+    Ok(())
+}
+
 fn damaged(error: &serde_json::Error) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.to_string().into())
 }

@@ -11,6 +11,7 @@ use super::{Answer, Journal, JournalError};
 use crate::flow::admission::{Overlap, Seen, Verdict, admit};
 use crate::flow::key::RunKey;
 use crate::flow::state::Outcome;
+use crate::planted;
 use crate::time::{Time, micros};
 
 /// What a trigger says about its firings.
@@ -119,6 +120,9 @@ fn launch_one(
     firing: &NewFiring,
     now: Time,
 ) -> rusqlite::Result<Launched> {
+    if planted!(FiringStartedAgain) {
+        writing.sql.execute("DELETE FROM firings WHERE run_key = ?1", [firing.run_key.0])?;
+    }
     if let Some(outcome) = known(writing, firing)? {
         return Ok(Launched { outcome, fresh: false, start: None, stop: Vec::new() });
     }
@@ -191,7 +195,7 @@ fn look(
         };
         open.held = newest(true)?;
         seen.held = open.held.is_some();
-        seen.open = seen.held || newest(false)?.is_some();
+        seen.open = (seen.held || newest(false)?.is_some()) && !planted!(OverlapIgnored);
     }
     if !rules.cooldown.is_zero() {
         let mut statement = sql.prepare_cached(

@@ -8,8 +8,11 @@ mod effects;
 mod launch;
 mod mover;
 mod read;
+mod resolve;
 mod restore;
 mod retain;
+#[cfg(feature = "testing")]
+mod simulated;
 mod tables;
 mod writer;
 
@@ -24,9 +27,12 @@ pub use effects::{EffectScope, RunLedger};
 pub use launch::{LaunchRules, Launched, NewFiring, Offer};
 use mover::Mover;
 pub use read::{Counts, JournalReader, NoticeLine, RunLine, TaskLine, TicketLine, WriteLine};
+pub use resolve::Resolved;
 pub use restore::{OpenRun, SavedTask};
 pub use retain::OldRows;
-use writer::{Unit, Work, Writer, Writing};
+#[cfg(feature = "testing")]
+pub use simulated::Disk;
+use writer::{Book, Unit, Work, Writer, Writing};
 
 /// Most changes that wait for the writer; further ones wait for room.
 const WAITING_MAX: usize = 4_096;
@@ -61,12 +67,15 @@ impl<T> Answer<T> {
     }
 }
 
+/// Hands a change to the writer; false if that is gone.
+type Hand = Box<dyn Fn(Box<dyn Work>) -> bool + Send + Sync>;
+
 /// An open journal. Only one process may have a file open for writing; the
 /// daemon's lock of the data directory sees to that.
 pub struct Journal {
     file: String,
     path: PathBuf,
-    sender: Option<crossbeam::channel::Sender<Box<dyn Work>>>,
+    hand: Option<Hand>,
     room: Arc<Semaphore>,
     poison: Arc<OnceLock<JournalError>>,
     reader: Mutex<Connection>,
@@ -94,14 +103,15 @@ impl Journal {
         let mover = Connection::open(path).and_then(|second| configure(&second).map(|()| second));
         let mover = Mover::start(mover.map_err(failed)?, Arc::clone(&poison), file.clone());
         let mover = mover.map_err(no_thread)?;
-        let writer = Writer::new(connection, receiver, Arc::clone(&poison), file.clone(), mover);
-        let writer = writer.map_err(failed)?;
+        let book = Book::new(connection, Arc::clone(&poison), file.clone()).map_err(failed)?;
+        let writer = Writer::new(book, receiver, mover).map_err(failed)?;
         let builder = std::thread::Builder::new().name("journal".into());
         let thread = builder.spawn(move || writer.serve()).map_err(no_thread)?;
         Ok(Arc::new(Journal {
             file,
             path: path.to_owned(),
-            sender: Some(sender),
+            // A permit stands for a place in the channel, so this never waits.
+            hand: Some(Box::new(move |work| sender.try_send(work).is_ok())),
             room: Arc::new(Semaphore::new(WAITING_MAX)),
             poison,
             reader: Mutex::new(reader),
@@ -180,9 +190,8 @@ impl Journal {
         permit: OwnedSemaphorePermit,
     ) -> Result<(), JournalError> {
         let unit = Unit::new(work, reply, permit);
-        let sender = self.sender.as_ref().ok_or_else(|| self.closed())?;
-        // The permit stands for a place in the channel, so this never waits.
-        sender.try_send(Box::new(unit)).map_err(|_| self.closed())
+        let hand = self.hand.as_ref().ok_or_else(|| self.closed())?;
+        if hand(Box::new(unit)) { Ok(()) } else { Err(self.closed()) }
     }
 
     fn closed(&self) -> JournalError {
@@ -202,7 +211,7 @@ impl Journal {
 impl Drop for Journal {
     /// Waits until everything handed over is durable.
     fn drop(&mut self) {
-        drop(self.sender.take());
+        drop(self.hand.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

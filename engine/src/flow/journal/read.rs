@@ -153,6 +153,24 @@ impl JournalReader {
         self.look(|sql| runs(sql, limit))
     }
 
+    /// The newest runs first that are in the state of this word, and open ones
+    /// with a task in it.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn runs_in(&self, state: &str, limit: usize) -> Result<Vec<RunLine>, JournalError> {
+        self.look(|sql| {
+            let query = format!(
+                "{RUN_COLUMNS} WHERE state = ?1 OR ended_at IS NULL AND EXISTS (
+                     SELECT 1 FROM tasks WHERE tasks.run_id = runs.id AND tasks.state = ?1)
+                 ORDER BY id DESC LIMIT ?2"
+            );
+            let mut statement = sql.prepare_cached(&query)?;
+            let rows = statement.query_map((state, at_most(limit)), run_line)?;
+            rows.collect()
+        })
+    }
+
     /// Tasks of a run, in no order that matters.
     ///
     /// # Errors

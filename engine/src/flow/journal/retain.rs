@@ -144,6 +144,7 @@ fn forget_run(writing: &Writing<'_>, run: i64, key: RunKey) -> rusqlite::Result<
     for delete in [
         "DELETE FROM tasks WHERE run_id = ?1",
         "DELETE FROM attempts WHERE run_id = ?1",
+        "DELETE FROM resolutions WHERE run_id = ?1",
         "DELETE FROM firings WHERE run_id = ?1 AND recorded_at <= (
              SELECT until FROM settled WHERE topology = firings.topology AND trigger = firings.trigger)",
         // It may come again: its name stays, its rows go.

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::JournalError;
 
 /// Version of the tables below, in SQLite's `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// Keys are integers that grow with time, or begin with one, so that inserts
 /// touch the last pages only. Times are microseconds since 1970.
@@ -150,6 +150,18 @@ CREATE TABLE settled (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What version 3 has more than version 2.
+const TABLES_3: &str = "
+CREATE TABLE resolutions (
+    run_id     INTEGER NOT NULL,
+    task       TEXT NOT NULL,
+    resolution TEXT NOT NULL,
+    who        TEXT NOT NULL,
+    at         INTEGER NOT NULL,
+    PRIMARY KEY (run_id, task)
+) STRICT, WITHOUT ROWID;
+";
+
 /// Makes the tables in a new file; checks the version of an old one.
 pub(super) fn prepare(connection: &mut Connection, file: &str) -> Result<(), JournalError> {
     let failed = |error: rusqlite::Error| JournalError::new(file, &error);
@@ -159,7 +171,10 @@ pub(super) fn prepare(connection: &mut Connection, file: &str) -> Result<(), Jou
         if found == 0 {
             transaction.execute_batch(TABLES).map_err(failed)?;
         }
-        transaction.execute_batch(TABLES_2).map_err(failed)?;
+        if found < 2 {
+            transaction.execute_batch(TABLES_2).map_err(failed)?;
+        }
+        transaction.execute_batch(TABLES_3).map_err(failed)?;
         transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }

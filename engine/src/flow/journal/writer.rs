@@ -106,12 +106,17 @@ where
     }
 }
 
-pub(super) struct Writer {
+/// The file, written one group after the other.
+pub(super) struct Book {
     connection: Connection,
-    receiver: Receiver<Box<dyn Work>>,
     poison: Arc<OnceLock<JournalError>>,
     file: String,
     last_id: i64,
+}
+
+pub(super) struct Writer {
+    book: Book,
+    receiver: Receiver<Box<dyn Work>>,
     /// Changes for the next transaction.
     group: Vec<Box<dyn Work>>,
     /// Transactions since the log was moved.
@@ -119,21 +124,82 @@ pub(super) struct Writer {
     mover: Mover,
 }
 
-impl Writer {
+/// What came of each change of a group, in order.
+pub(super) type Results = Result<Vec<Result<(), JournalError>>, JournalError>;
+
+impl Book {
     pub(super) fn new(
         connection: Connection,
-        receiver: Receiver<Box<dyn Work>>,
         poison: Arc<OnceLock<JournalError>>,
         file: String,
-        mover: Mover,
-    ) -> rusqlite::Result<Writer> {
+    ) -> rusqlite::Result<Book> {
         let newest =
             "SELECT max((SELECT ifnull(max(id), 0) FROM firings), (SELECT ifnull(max(id), 0) FROM runs),
              (SELECT ifnull(max(id), 0) FROM writes), (SELECT ifnull(max(id), 0) FROM notices))";
         let last_id = connection.query_row(newest, (), |row| row.get(0))?;
-        move_log(&connection, "PASSIVE")?;
-        let group = Vec::new();
-        Ok(Writer { connection, receiver, poison, file, last_id, group, unmoved: 0, mover })
+        Ok(Book { connection, poison, file, last_id })
+    }
+
+    /// Writes a group, durable when it answers; an error poisons the journal.
+    pub(super) fn write(&mut self, group: &mut [Box<dyn Work>]) -> Results {
+        metrics::histogram!("tidegate_journal_group_size")
+            .record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+        let results = match self.poison.get() {
+            Some(poison) => Err(poison.clone()),
+            None => self.commit(group),
+        };
+        results.map_err(|error| self.poison(error))
+    }
+
+    /// The error that the journal has from now on.
+    pub(super) fn poison(&self, error: JournalError) -> JournalError {
+        self.poison.get_or_init(|| error).clone()
+    }
+
+    /// One transaction for the whole group. A change that fails for a reason
+    /// of its own is undone alone; an error here means that nothing happened.
+    fn commit(&mut self, group: &mut [Box<dyn Work>]) -> Results {
+        let file = self.file.as_str();
+        let failed = |error: rusqlite::Error| JournalError::new(file, &error);
+        let mut transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let mut results = Vec::with_capacity(group.len());
+        for work in group {
+            let savepoint = transaction.savepoint().map_err(failed)?;
+            let mut writing = Writing { sql: &savepoint, last_id: &mut self.last_id };
+            match work.run(&mut writing) {
+                Ok(()) => {
+                    savepoint.commit().map_err(failed)?;
+                    results.push(Ok(()));
+                }
+                Err(error) if is_its_own_fault(&error) => {
+                    drop(savepoint);
+                    results.push(Err(failed(error)));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(results)
+    }
+}
+
+/// Answers every waiter of a group.
+pub(super) fn settle(group: Vec<Box<dyn Work>>, results: Results) {
+    match results {
+        Ok(results) => group.into_iter().zip(results).for_each(|(work, result)| work.settle(result)),
+        Err(error) => group.into_iter().for_each(|work| work.settle(Err(error.clone()))),
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        book: Book,
+        receiver: Receiver<Box<dyn Work>>,
+        mover: Mover,
+    ) -> rusqlite::Result<Writer> {
+        move_log(&book.connection, "PASSIVE")?;
+        Ok(Writer { book, receiver, group: Vec::new(), unmoved: 0, mover })
     }
 
     pub(super) fn serve(mut self) {
@@ -157,10 +223,10 @@ impl Writer {
             }
         }
         self.write_group();
-        if self.poison.get().is_none()
-            && let Err(error) = move_log(&self.connection, "PASSIVE")
+        if self.book.poison.get().is_none()
+            && let Err(error) = move_log(&self.book.connection, "PASSIVE")
         {
-            tracing::error!("{}", JournalError::new(&self.file, &error));
+            tracing::error!("{}", JournalError::new(&self.book.file, &error));
         }
     }
 
@@ -178,55 +244,18 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        metrics::histogram!("tidegate_journal_group_size")
-            .record(u32::try_from(group.len()).unwrap_or(u32::MAX));
-        let results = match self.poison.get() {
-            Some(poison) => Err(poison.clone()),
-            None => self.commit(&mut group),
-        };
-        match results.map_err(|error| self.poison.get_or_init(|| error).clone()) {
-            Ok(results) => {
-                group.into_iter().zip(results).for_each(|(work, result)| work.settle(result));
-            }
-            Err(error) => group.into_iter().for_each(|work| work.settle(Err(error.clone()))),
-        }
-    }
-
-    /// One transaction for the whole group. A change that fails for a reason
-    /// of its own is undone alone; an error here means that nothing happened.
-    fn commit(&mut self, group: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), JournalError>>, JournalError> {
-        let file = self.file.as_str();
-        let failed = |error: rusqlite::Error| JournalError::new(file, &error);
-        let mut transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let mut results = Vec::with_capacity(group.len());
-        for work in group {
-            let savepoint = transaction.savepoint().map_err(failed)?;
-            let mut writing = Writing { sql: &savepoint, last_id: &mut self.last_id };
-            match work.run(&mut writing) {
-                Ok(()) => {
-                    savepoint.commit().map_err(failed)?;
-                    results.push(Ok(()));
-                }
-                Err(error) if is_its_own_fault(&error) => {
-                    drop(savepoint);
-                    results.push(Err(failed(error)));
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        transaction.commit().map_err(failed)?;
-        self.unmoved = self.unmoved.saturating_add(1);
-        Ok(results)
+        let results = self.book.write(&mut group);
+        self.unmoved = self.unmoved.saturating_add(u32::from(results.is_ok()));
+        settle(group, results);
     }
 
     /// Has the log moved into the file if it is longer than this. What readers
     /// still need stays.
     fn look_at_log(&mut self, pages_max: i64) {
-        if self.unmoved == 0 || self.poison.get().is_some() {
+        if self.unmoved == 0 || self.book.poison.get().is_some() {
             return;
         }
-        let looked = move_log(&self.connection, "NOOP").and_then(|log| {
+        let looked = move_log(&self.book.connection, "NOOP").and_then(|log| {
             if log.pages <= pages_max {
                 return Ok(());
             }
@@ -235,12 +264,12 @@ impl Writer {
                 self.mover.move_log();
                 return Ok(());
             }
-            move_log(&self.connection, "PASSIVE").map(|_| ())
+            move_log(&self.book.connection, "PASSIVE").map(|_| ())
         });
         if let Err(error) = looked {
-            let error = JournalError::new(&self.file, &error);
+            let error = JournalError::new(&self.book.file, &error);
             tracing::error!("{error}");
-            self.poison.get_or_init(|| error);
+            self.book.poison(error);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a run hears, what it asks for, and where its tasks stand. Plain data.
 
-use crate::flow::state::TaskState;
+use crate::flow::state::{Resolution, TaskState};
 use crate::time::Time;
 
 /// Something that happened to a run.
@@ -22,6 +22,15 @@ pub enum RunEvent {
     Cancel(String),
     /// A person wants a paused run to try again.
     Retry,
+    /// A person says what became of a task that nobody knows of.
+    Resolved {
+        /// The task's id.
+        task: String,
+        /// What became of it.
+        resolution: Resolution,
+        /// Who said so.
+        who: String,
+    },
 }
 
 /// How an attempt failed.

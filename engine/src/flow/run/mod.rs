@@ -76,6 +76,12 @@ impl Run {
         (self.state, &self.reason)
     }
 
+    /// Where a task with this id stands in the flow.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<usize> {
+        self.plan.tasks.iter().position(|task| task.id == id)
+    }
+
     /// Where a task stands.
     #[must_use]
     pub fn task(&self, index: usize) -> Option<&TaskCell> {
@@ -120,6 +126,7 @@ impl Run {
             RunEvent::Woke => {}
             RunEvent::Cancel(reason) => self.close(RunState::Cancelled, &reason),
             RunEvent::Retry => self.retry(),
+            RunEvent::Resolved { task, resolution, who } => self.resolved(&task, resolution, &who),
         }
         self.check_time(now);
         self.advance();

@@ -1,7 +1,7 @@
 //! One method for each thing that can happen to a run.
 
 use super::{Action, Failure, FailureKind, OnFail, Run};
-use crate::flow::state::{RunState, TaskState};
+use crate::flow::state::{Resolution, RunState, TaskState};
 use crate::time::Time;
 
 impl Run {
@@ -142,6 +142,25 @@ impl Run {
             } else {
                 self.change(task, |cell| cell.state = TaskState::Ready);
                 self.actions.push(Action::Decide(task));
+            }
+        }
+    }
+
+    /// A person knows what became of a task of which nobody else knew. One
+    /// that is not unknown any more has had its answer.
+    pub(super) fn resolved(&mut self, id: &str, resolution: Resolution, who: &str) {
+        let Some(task) = self.find(id).filter(|task| self.state_of(*task) == Some(TaskState::Unknown)) else {
+            return;
+        };
+        match resolution {
+            Resolution::Done => self.end_task(task, TaskState::Succeeded, &format!("done, says {who}")),
+            Resolution::Failed => {
+                let reason = format!("not done, says {who}");
+                self.end_task(task, TaskState::Failed, &reason);
+                let goes_on = self.plan.tasks.get(task).is_none_or(|plan| plan.on_fail == OnFail::Continue);
+                if !goes_on {
+                    self.close(RunState::Failed, &format!("task {id} failed: {reason}"));
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::state::Resolution;
 
 const NONE: [usize; 0] = [];
 
@@ -223,6 +224,11 @@ impl World {
             0..=3 => return self.crash(),
             4 => return self.tell(RunEvent::Cancel("a person".into())),
             5..=12 => return self.tell(RunEvent::Retry),
+            13..=20 => {
+                let task = format!("t{}", which % 8);
+                let resolution = Resolution::ALL[which % 2];
+                return self.tell(RunEvent::Resolved { task, resolution, who: "a person".into() });
+            }
             _ => {}
         }
         let Some(task) = pick(&self.under_way) else { return self.tell(RunEvent::Woke) };

@@ -11,13 +11,15 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use super::attempt::{Answer, attempt};
 use super::handle::{NewRun, Shared};
 use super::load::{Loaded, load};
+use crate::device_write::result_of;
 use crate::flow::events::{FlowEvent, What};
 use crate::flow::journal::{EffectScope, Record, RunLedger};
 use crate::flow::key::run_id_text;
+use crate::flow::rows::to_bytes;
 use crate::flow::run::{Action, Failure, FailureKind, Run, RunEvent};
-use crate::flow::state::{RunState, TaskState};
+use crate::flow::state::{Resolution, RunState, TaskState};
 use crate::flow::values::{Results, is_true, values};
-use crate::task::TaskContext;
+use crate::task::{EffectLedger, TaskContext};
 use crate::time::Time;
 
 /// A run that waits longer than this leaves memory.
@@ -95,7 +97,7 @@ impl Driver {
     }
 
     fn new(shared: Arc<Shared>, loaded: Loaded) -> Driver {
-        let Loaded { facts, run, results, stop } = loaded;
+        let Loaded { facts, run, results, stop, said } = loaded;
         let scope = EffectScope {
             topology: facts.flow.topology.clone(),
             flow: facts.flow.name.clone(),
@@ -108,6 +110,7 @@ impl Driver {
             scope,
         );
         let mut queue = VecDeque::from([RunEvent::Begin]);
+        queue.extend(said.into_iter().map(RunEvent::from));
         queue.extend(stop.map(RunEvent::Cancel));
         Driver {
             run_id: run_id_text(facts.id),
@@ -145,6 +148,7 @@ impl Driver {
             }
             let sleep = wake.map_or(LOOK_EVERY, |wake| wake.since(now).min(LOOK_EVERY));
             tokio::select! {
+                biased;
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended),
                 event = inbox.recv(), if !self.stopping => match event {
                     Some(event) => self.queue.push_back(event),
@@ -166,6 +170,9 @@ impl Driver {
     }
 
     async fn take(&mut self, event: RunEvent) -> Result<(), String> {
+        if let RunEvent::Resolved { task, resolution: Resolution::Done, .. } = &event {
+            self.result_of_resolved(&task.clone()).await?;
+        }
         let now = self.shared.clock.now();
         let actions = self.run.on(event, now);
         self.keep(&actions, now).await?;
@@ -183,6 +190,24 @@ impl Driver {
                     of_task.for_each(|(_, _, abort)| abort.abort());
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What later tasks see of a device write that a person calls done: what
+    /// the journal knows of it.
+    async fn result_of_resolved(&mut self, id: &str) -> Result<(), String> {
+        let unknown =
+            |run: &Run, index: usize| run.task(index)?.state.eq(&TaskState::Unknown).then_some(index);
+        let Some(index) = self.run.find(id).and_then(|index| unknown(&self.run, index)) else {
+            return Ok(());
+        };
+        let writes = self.ledger.writes(&format!("{}-{id}", self.facts.run_key)).await;
+        let Some((intent, _)) = writes.map_err(|error| error.to_string())?.pop() else { return Ok(()) };
+        let rows = vec![result_of(&intent).map_err(|error| error.to_string())?];
+        self.bytes.insert(index, to_bytes(&rows).map_err(|error| error.to_string())?);
+        if let Some(place) = self.results.get_mut(index) {
+            *place = Some(Arc::new(rows));
         }
         Ok(())
     }

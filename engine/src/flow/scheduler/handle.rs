@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::former::FormerFlows;
 use super::{BACKLOG_MAX, SchedulerConfig};
 use crate::flow::events::FlowEvents;
-use crate::flow::journal::{Journal, JournalError, RunLine};
+use crate::flow::journal::{Journal, JournalError, Resolved, RunLine};
 use crate::flow::key::RunKey;
 use crate::flow::run::RunEvent;
 use crate::flow::spec::{Flow, Flows};
@@ -150,6 +150,19 @@ impl SchedulerHandle {
     /// Lets a paused run try again.
     pub async fn retry(&self, run: i64) {
         drop(self.sender.send(Command::Tell(run, RunEvent::Retry)).await);
+    }
+
+    /// Takes a person's word about a task that nobody knows of, and lets its
+    /// run go on. The word is durable before the run hears of it.
+    ///
+    /// # Errors
+    /// The journal cannot be written; within, why the word is not taken.
+    pub async fn resolve(&self, run: i64, said: Resolved) -> Result<Result<(), String>, JournalError> {
+        let taken = self.shared.journal.resolve(run, said.clone()).await?;
+        if taken.is_ok() {
+            drop(self.sender.send(Command::Tell(run, RunEvent::from(said))).await);
+        }
+        Ok(taken)
     }
 
     /// Resolves when every run has ended or waits for a person, or for a time

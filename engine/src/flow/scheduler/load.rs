@@ -6,13 +6,16 @@ use std::sync::Arc;
 use super::drive::{Entry, How};
 use super::former::flow_of;
 use super::handle::{NewRun, Shared};
-use crate::flow::journal::{JournalError, OpenRun, Record};
+use crate::flow::journal::{JournalError, OpenRun, Record, Resolved};
 use crate::flow::rows::from_bytes;
 use crate::flow::run::{Run, TaskCell};
 use crate::flow::spec::Flow;
 use crate::flow::state::{RunState, TaskState};
 use crate::flow::values::Results;
+use crate::planted;
+use crate::storage::blocking::blocking;
 use crate::task::Mode;
+use crate::time::Time;
 
 /// A run, ready to be driven.
 pub(super) struct Loaded {
@@ -21,6 +24,8 @@ pub(super) struct Loaded {
     pub(super) results: Results,
     /// Why it must stop, if it must.
     pub(super) stop: Option<String>,
+    /// What people have said about it.
+    pub(super) said: Vec<Resolved>,
 }
 
 pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<Loaded, How> {
@@ -29,7 +34,7 @@ pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<
             let plan = Arc::clone(&facts.flow.plan);
             let results = vec![None; facts.flow.tasks.len()];
             let run = Run::new(plan, seed(id));
-            Ok(Loaded { facts: *facts, run, results, stop: None })
+            Ok(Loaded { facts: *facts, run, results, stop: None, said: Vec::new() })
         }
         Entry::Stored => stored(shared, id).await,
     }
@@ -37,16 +42,16 @@ pub(super) async fn load(shared: &Arc<Shared>, id: i64, entry: Entry) -> Result<
 
 async fn stored(shared: &Arc<Shared>, id: i64) -> Result<Loaded, How> {
     let reader = Arc::clone(shared);
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking(move || {
         let found = reader.journal.open_run(id)?;
-        Ok::<_, JournalError>(found.map(|run| (flow_of(&reader, &run), run)))
+        let said = reader.journal.resolutions(id)?;
+        Ok::<_, JournalError>(found.map(|run| (flow_of(&reader, &run), run, said)))
     });
-    let (flow, found) = match read.await {
-        Ok(Ok(Some((Ok(flow), found)))) => (flow, found),
-        Ok(Ok(Some((Err(reason), _)))) => return Err(pause(shared, id, reason).await),
-        Ok(Ok(None)) => return Err(How::Over(None)),
-        Ok(Err(error)) => return Err(How::Lost(error.0)),
-        Err(error) => return Err(How::Lost(error.to_string())),
+    let (flow, found, said) = match read.await {
+        Ok(Some((Ok(flow), found, said))) => (flow, found, said),
+        Ok(Some((Err(reason), _, _))) => return Err(pause(shared, id, reason).await),
+        Ok(None) => return Err(How::Over(None)),
+        Err(error) => return Err(How::Lost(error.0)),
     };
     let flow = &flow;
     if found.state == RunState::Queued
@@ -57,7 +62,7 @@ async fn stored(shared: &Arc<Shared>, id: i64) -> Result<Loaded, How> {
         return Err(ended.map_or_else(|error| How::Lost(error.0), |advanced| How::Over(advanced.start)));
     }
     match rebuild(flow, found) {
-        Ok(loaded) => Ok(loaded),
+        Ok(loaded) => Ok(Loaded { said, ..loaded }),
         Err(reason) => Err(pause(shared, id, reason).await),
     }
 }
@@ -76,6 +81,7 @@ async fn pause(shared: &Shared, id: i64, reason: String) -> How {
 fn expired(flow: &Flow, found: &OpenRun, shared: &Shared) -> Option<String> {
     let age = shared.clock.now().since(found.fired_at);
     let expires = flow.mode == Mode::Armed && flow.writes_devices() && age > flow.max_age;
+    let expires = expires && !planted!(MaxAgeIgnored);
     expires.then(|| format!("fired {:.1} s ago; max_age is {:?}", age.as_secs_f64(), flow.max_age))
 }
 
@@ -94,7 +100,11 @@ fn rebuild(flow: &Arc<Flow>, found: OpenRun) -> Result<Loaded, String> {
             state: saved.state,
             attempt: saved.attempt,
             failures: saved.failures,
-            wait_until: saved.wait_until,
+            wait_until: if planted!(WaitForgotten) {
+                saved.wait_until.map(|_| Time(0))
+            } else {
+                saved.wait_until
+            },
             wait_data: saved.wait_data.clone(),
             reason: saved.reason.clone(),
         }));
@@ -118,7 +128,7 @@ fn rebuild(flow: &Arc<Flow>, found: OpenRun) -> Result<Loaded, String> {
         params,
         rows: from_bytes(&found.rows).map_err(broken)?,
     };
-    Ok(Loaded { facts, run, results, stop: found.stop })
+    Ok(Loaded { facts, run, results, stop: found.stop, said: Vec::new() })
 }
 
 /// Jitter differs between runs and is the same after a restart.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::handle::Shared;
 use crate::flow::journal::{JournalError, JournalReader, OldRows};
+use crate::storage::blocking::blocking;
 use crate::time::Time;
 use crate::topology::load::Retention;
 
@@ -41,8 +42,7 @@ pub(super) async fn forget_old(shared: &Arc<Shared>) -> Result<usize, JournalErr
     let mut forgotten = 0;
     loop {
         let (path, retention, now) = (shared.journal.path().to_owned(), shared.retention, shared.clock.now());
-        let look = tokio::task::spawn_blocking(move || look(&path, retention, counts, now)).await;
-        let (old, seen) = look.map_err(|error| JournalError(error.to_string()))??;
+        let (old, seen) = blocking(move || look(&path, retention, counts, now)).await?;
         if old.is_empty() {
             return Ok(forgotten);
         }

@@ -24,6 +24,7 @@ use self::unique::{NAMES_MAX, Unique};
 use super::checkpoint_store::GENERATIONS;
 use crate::codec::BadRow;
 use crate::error::ConnectorError;
+use crate::planted;
 use crate::reject::rejects;
 use crate::schema::StreamSchema;
 use crate::source::{Committer, Polled, Position, Rows, Silence, Source};
@@ -247,8 +248,12 @@ impl LoggedSource {
         let gone = || ConnectorError::Lost("not open".into());
         // They stay here while they wait: giving up `next` does not give up rows.
         let current = self.current.as_mut().ok_or_else(gone)?;
-        let record = current.ticket.durable().await.map_err(|error| fatal(&error))?;
         let position = current.rows.position.clone();
+        if planted!(AcknowledgedBeforeDurable) {
+            self.acknowledge(&position).await;
+        }
+        let current = self.current.as_mut().ok_or_else(gone)?;
+        let record = current.ticket.durable().await.map_err(|error| fatal(&error))?;
         self.acknowledge(&position).await;
         let Logged { mut rows, received, .. } = self.current.take().ok_or_else(gone)?;
         rows.position = Position::of(&Place { record });
@@ -348,6 +353,9 @@ impl Committer for Trimmer {
         kept.push_back(record);
         while kept.len() > GENERATIONS {
             kept.pop_front();
+        }
+        if planted!(TrimmedToNewest) {
+            self.log.trim(record);
         }
         if kept.len() == GENERATIONS
             && let Some(oldest) = kept.front()
