@@ -31,6 +31,7 @@ pub(super) struct Bucket {
     pub(super) conditional_put: bool,
     /// Without them the environment's.
     pub(super) keys: Option<Keys>,
+    pub(super) patient: Patient,
 }
 
 /// References to an access key.
@@ -69,7 +70,7 @@ impl Bucket {
             .with_allow_http(self.allow_http)
             .with_retry(retry)
             .with_conditional_put(conditional)
-            .with_http_connector(Patient::default());
+            .with_http_connector(self.patient.clone());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
         }
@@ -84,11 +85,12 @@ impl Bucket {
         builder.build().map_err(|error| self.lost(&error))
     }
 
-    /// What an error means, and its cure.
+    /// What an error means, and its cure. The same trouble has the same words:
+    /// it is told once.
     pub(super) fn lost(&self, error: &Error) -> RemoteError {
         let (bucket, at) = (&self.name, self.endpoint.as_deref().unwrap_or("AWS"));
-        let text = with_causes(error);
-        let what = if text.contains("NoSuchBucket") {
+        let gist = gist(error);
+        let what = if gist.contains("NoSuchBucket") {
             format!("there is no bucket `{bucket}` at {at}: make it, or correct `path`")
         } else if matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) {
             format!(
@@ -96,25 +98,32 @@ impl Bucket {
                  allows s3:GetObject, s3:PutObject, s3:AbortMultipartUpload and s3:ListBucket on {bucket}/{}*",
                 self.prefix
             )
-        } else {
+        } else if self.keys.is_some() {
             format!("the bucket `{bucket}` at {at} cannot be used now")
+        } else {
+            format!(
+                "the bucket `{bucket}` at {at} cannot be used now with the environment's or the machine's keys"
+            )
         };
-        let mut shown: String = text.chars().take(SHOWN).collect();
-        shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-        RemoteError::Lost(format!("{what} ({shown})"))
+        RemoteError::Lost(format!("{what} ({gist})"))
     }
 }
 
-/// An error and what it was caused by, each part once.
-fn with_causes(error: &Error) -> String {
+/// What a store said, without the numbers of this request; else the innermost
+/// cause.
+fn gist(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        let part = next.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
+    loop {
+        let of = |tag: &str| {
+            let (_, rest) = text.split_once(&format!("<{tag}>"))?;
+            rest.split_once("</").map(|(text, _)| text.trim().to_owned())
+        };
+        if let Some(code) = of("Code") {
+            return of("Message").map_or_else(|| code.clone(), |message| format!("{code}: {message}"));
         }
+        let Some(next) = cause else { return text.chars().take(SHOWN).collect() };
+        text = next.to_string();
         cause = next.source();
     }
-    text
 }

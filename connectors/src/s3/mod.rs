@@ -12,6 +12,7 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::objects::{ObjectFormat, ROLL_KEYS, log_folder, marker_path, rolled};
 use bucket::{Bucket, Keys};
+use patience::Patient;
 use store::S3;
 
 mod bucket;
@@ -124,6 +125,7 @@ fn bucket(config: &NodeConfig, out: &mut Vec<Diagnostic>) -> Option<Bucket> {
         allow_http,
         conditional_put: table.bool("conditional_put").unwrap_or(true),
         keys,
+        patient: Patient::default(),
     })
 }
 

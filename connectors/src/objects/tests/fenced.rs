@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use tidegate_engine::sink::Sink;
 use tidegate_engine::testing::disk::SimDisk;
 
+use super::super::Store;
 use super::bucket::{Script, World, lock};
-use super::{AT_ONCE, LOG, all_ids, failed, objects, opened, put, until};
+use super::{AT_ONCE, LOG, all_ids, failed, folder, objects, opened, put, until};
 use crate::sink_log::over;
 
 #[tokio::test]
@@ -85,4 +86,20 @@ async fn another_log_and_a_copy_of_the_state_are_kept_out() {
     let message = failed(&mut first, 1).await;
     assert!(message.contains("copy of this topology's state"), "{message}");
     assert_eq!(all_ids(lock(&world).objects.values()), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_marker_in_a_folder_is_replaced_only_where_it_is_as_it_was_left() {
+    let disk = SimDisk::default();
+    let (mut first, mut second) = (folder(&disk), folder(&disk));
+    for store in [&mut first, &mut second] {
+        store.connect().await.expect("connects");
+        assert_eq!(store.read_marker().await, Ok(None));
+    }
+    assert_eq!(first.write_marker(b"1").await, Ok(true));
+    assert_eq!(second.write_marker(b"2").await, Ok(false), "it was not there when it looked");
+    assert_eq!(second.read_marker().await, Ok(Some(b"1".to_vec())));
+    assert_eq!(second.write_marker(b"2").await, Ok(true));
+    assert_eq!(first.write_marker(b"3").await, Ok(false), "it is another's now");
+    assert_eq!(first.read_marker().await, Ok(Some(b"2".to_vec())));
 }
