@@ -31,6 +31,10 @@ const PAUSED_WAIT: Duration = Duration::from_millis(100);
 /// How long the last commit may take at a stop.
 const LAST_COMMIT: Duration = Duration::from_secs(2);
 
+/// Polls without a message, one after the other, before the queue counts as
+/// empty: each may have been taken up by an event that is no message.
+const EMPTY_POLLS: u32 = 3;
+
 /// Fails `next` if the thread ends in any way the source did not ask for.
 struct Leaving(Arc<Link>);
 
@@ -93,6 +97,7 @@ impl Reader {
     fn fill(&self) -> Result<(), ConnectorError> {
         let gathered = !self.context().slots().is_empty();
         let mut wait = if gathered { CROWDED_WAIT } else { IDLE_WAIT };
+        let mut empty = 0;
         loop {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
@@ -100,6 +105,12 @@ impl Reader {
                         return Ok(());
                     }
                     wait = Duration::ZERO;
+                    empty = 0;
+                }
+                // Statistics or a line of its log were there instead of a message.
+                None if empty < EMPTY_POLLS => {
+                    wait = Duration::ZERO;
+                    empty += 1;
                 }
                 Some(Err(error)) => return self.on_error(&error),
                 None => {

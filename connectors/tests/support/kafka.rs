@@ -132,7 +132,7 @@ pub(crate) fn read_committed(servers: &str, topic: &str, partitions: i32) -> Vec
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", servers).set("group.id", "looking").set("enable.auto.commit", "false");
     config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-    config.set("fetch.wait.max.ms", "50");
+    config.set("fetch.wait.max.ms", "50").set("fetch.queue.backoff.ms", "20");
     let consumer: BaseConsumer = config.create().expect("a consumer is made");
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
@@ -140,10 +140,11 @@ pub(crate) fn read_committed(servers: &str, topic: &str, partitions: i32) -> Vec
     }
     consumer.assign(&list).expect("partitions are assigned");
     let (mut found, mut ended) = (Vec::new(), BTreeSet::new());
-    let deadline = Instant::now() + WAIT;
+    let mut deadline = Instant::now() + WAIT;
     while i32::try_from(ended.len()) != Ok(partitions) && Instant::now() < deadline {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
+                deadline = Instant::now() + WAIT;
                 let bytes = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
                 found.push((bytes(message.key()), bytes(message.payload())));
             }
