@@ -2,4 +2,6 @@
 //! `testing`).
 
 pub mod disk;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod seed;
