@@ -5,6 +5,8 @@ mod deliveries;
 mod discard;
 mod file;
 pub mod format;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 mod generate;
 mod http;
 mod json_template;

@@ -9,12 +9,14 @@ mod check;
 mod column;
 mod csv;
 pub mod encode;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod instant;
 mod json;
 mod number;
 mod raw;
 mod spec;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod testing;
 mod value;
 

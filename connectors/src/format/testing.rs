@@ -1,5 +1,7 @@
 //! Helpers of the format tests: formats from a few lines of TOML, rows as text.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test that fails says where")]
+
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};

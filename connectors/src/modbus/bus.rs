@@ -395,7 +395,7 @@ impl Bus {
 }
 
 /// The cells of an answer, if it is one to this request.
-fn cells(area: Area, count: u16, response: Response) -> Option<Cells> {
+pub(super) fn cells(area: Area, count: u16, response: Response) -> Option<Cells> {
     let count = usize::from(count);
     #[allow(clippy::wildcard_enum_match_arm, reason = "any other answer is to another request")]
     match (area, response) {
@@ -415,7 +415,7 @@ fn cells(area: Area, count: u16, response: Response) -> Option<Cells> {
 }
 
 /// Whether a write was answered with what was written.
-fn echoes(request: &Request<'static>, response: &Response) -> Option<()> {
+pub(super) fn echoes(request: &Request<'static>, response: &Response) -> Option<()> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "any other answer is to another request")]
     let same = match (request, response) {
         (Request::WriteSingleCoil(at, value), Response::WriteSingleCoil(there, written)) => {

@@ -7,6 +7,8 @@ mod bus;
 mod config;
 mod decode;
 mod ear;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod point;
 mod source;
 mod unit;

@@ -23,6 +23,8 @@ use topic::Pattern;
 
 mod acks;
 mod columns;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod heard;
 mod in_flight;
 mod link;

@@ -69,8 +69,14 @@ impl Spelling for V4 {
     }
 
     fn read(&self, input: &mut BytesMut) -> Result<Option<Answer>, Broken> {
+        let before = input.len();
         match Raw::read(input, self.packet_bytes_max) {
             Ok(raw) => answer(raw).map(Some),
+            // The library says so too of a packet that is there and whose inside is
+            // longer; it has taken it out.
+            Err(Error::InsufficientBytes(_)) if input.len() < before => Err(Broken::Lost(
+                "the broker sends no MQTT 3.1.1: a packet is shorter than what is in it".into(),
+            )),
             Err(Error::InsufficientBytes(missing)) => {
                 input.reserve(missing);
                 Ok(None)

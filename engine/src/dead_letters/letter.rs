@@ -65,7 +65,7 @@ impl std::str::FromStr for LetterId {
 
 /// What a record of the log holds.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(crate) enum Content {
     /// Letters: the row number `i` of the batch belongs to the letter `i`.
     Letters(Fate, Vec<Letter>, RecordBatch),
     /// These letters have been delivered after all.
@@ -73,7 +73,7 @@ pub(super) enum Content {
 }
 
 /// Letters and their rows as one batch.
-pub(super) fn letters(fate: Fate, letters: &[Letter], rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn letters(fate: Fate, letters: &[Letter], rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let word = match fate {
         Fate::Refused => REFUSED,
         Fate::Rejected => REJECTED,
@@ -95,7 +95,7 @@ pub(super) fn letters(fate: Fate, letters: &[Letter], rows: &RecordBatch) -> Res
 }
 
 /// A note that letters have been delivered.
-pub(super) fn replayed(ids: &[LetterId]) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn replayed(ids: &[LetterId]) -> Result<RecordBatch, ArrowError> {
     let column: ArrayRef = Arc::new(StringArray::from_iter_values(ids.iter().map(LetterId::to_string)));
     let fields = vec![Field::new("id", DataType::Utf8, false)];
     RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, kind(REPLAYED))), vec![column])
@@ -106,7 +106,7 @@ fn kind(word: &str) -> HashMap<String, String> {
 }
 
 /// What a batch of the log holds.
-pub(super) fn read(batch: &RecordBatch) -> Result<Content, String> {
+pub(crate) fn read(batch: &RecordBatch) -> Result<Content, String> {
     let unknown = || "a record that is none of dead letters".to_owned();
     let schema = batch.schema();
     let text = |column: usize| batch.columns().get(column).and_then(|c| c.as_string_opt::<i32>());

@@ -3,7 +3,7 @@
 //! epochs for each node, so that a row that comes again after a crash is not
 //! there twice.
 
-mod letter;
+pub(crate) mod letter;
 mod read;
 mod sink;
 #[cfg(test)]

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 
 use super::ledger::Report;
 use crate::planted;
 use crate::source::Position;
+use crate::storage::ipc;
 use crate::time::Time;
 
 /// First bytes of a checkpoint file.
@@ -100,7 +100,7 @@ impl Checkpoint {
     }
 
     /// The bytes, and how many of them each operator's state takes.
-    pub(super) fn encode(&self) -> Result<(Vec<u8>, BTreeMap<String, u64>), arrow::error::ArrowError> {
+    pub(crate) fn encode(&self) -> Result<(Vec<u8>, BTreeMap<String, u64>), arrow::error::ArrowError> {
         let mut streams = Vec::new();
         let mut operators = Vec::new();
         let mut sizes = BTreeMap::new();
@@ -138,7 +138,7 @@ impl Checkpoint {
         Ok((bytes, sizes))
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
         let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("too short")?;
         let (magic, rest) = body.split_first_chunk::<4>().ok_or("too short")?;
         if magic != MAGIC {
@@ -168,10 +168,7 @@ impl Checkpoint {
                 let length = usize::try_from(*length).map_err(|_| "state too long")?;
                 let (stream, rest) = streams.split_at_checked(length).ok_or("state too long")?;
                 streams = rest;
-                let reader = StreamReader::try_new(stream, None).map_err(|error| error.to_string())?;
-                for batch in reader {
-                    batches.push(batch.map_err(|error| error.to_string())?);
-                }
+                batches.extend(ipc::read(stream)?);
             }
             let OperatorHead { name, fingerprint, parts, .. } = operator;
             checkpoint

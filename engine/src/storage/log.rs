@@ -71,6 +71,8 @@ pub struct Log {
 }
 
 const SUFFIX: &str = "seg";
+/// Nobody counts so far: a file of a higher number is not ours.
+const NUMBER_MAX: u64 = u64::MAX / 2;
 
 impl Log {
     /// Opens the log of a folder, which may be empty. Records up to `after`
@@ -360,7 +362,8 @@ pub(super) fn check_header(bytes: &[u8], path: &str) -> Result<(), LogError> {
 
 fn number_of(path: &Path) -> Option<u64> {
     let is_segment = path.extension().is_some_and(|suffix| suffix == SUFFIX);
-    is_segment.then(|| path.file_stem()?.to_str()?.parse().ok()).flatten()
+    let number = is_segment.then(|| path.file_stem()?.to_str()?.parse().ok()).flatten();
+    number.filter(|number| (1..=NUMBER_MAX).contains(number))
 }
 
 /// Where the last segment ends and the number of its last record: behind the
@@ -368,12 +371,12 @@ fn number_of(path: &Path) -> Option<u64> {
 fn whole_end(bytes: &[u8], first: u64, after: u64) -> (usize, u64) {
     let (mut at, mut last) = (HEADER_BYTES, first.saturating_sub(1));
     loop {
-        match record::read(bytes, at) {
-            Found::Record(record, next) => (at, last) = (next, record.number),
+        match record::read_from(first, bytes, at) {
+            Found::Record(record, next) => (at, last) = (next, last.max(record.number)),
             Found::End => return (at, last),
             Found::Damage => match record::next_whole(bytes, at, last + 1) {
                 // This one was durable: it is lost, those behind it are not.
-                Some((place, _)) if last < after || last < most_durable(bytes, place) => at = place,
+                Some((place, _)) if last < after || last < most_durable(bytes, first, place) => at = place,
                 Some(_) | None => return (at, last),
             },
         }
@@ -381,10 +384,10 @@ fn whole_end(bytes: &[u8], first: u64, after: u64) -> (usize, u64) {
 }
 
 /// What the whole records from `at` on know to have been durable.
-fn most_durable(bytes: &[u8], mut at: usize) -> u64 {
+fn most_durable(bytes: &[u8], first: u64, mut at: usize) -> u64 {
     let mut most = 0;
     loop {
-        match record::read(bytes, at) {
+        match record::read_from(first, bytes, at) {
             Found::Record(record, next) => (at, most) = (next, most.max(record.durable)),
             Found::End => return most,
             Found::Damage => match record::next_whole(bytes, at, most) {

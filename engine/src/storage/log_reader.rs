@@ -32,6 +32,8 @@ pub struct LogReader {
     segments: VecDeque<Segment>,
     bytes: Vec<u8>,
     at: usize,
+    /// Number of the first record in `bytes`.
+    first: u64,
     expected: u64,
     last: u64,
     ahead: Option<Record>,
@@ -39,7 +41,16 @@ pub struct LogReader {
 
 impl LogReader {
     pub(super) fn new(vfs: Arc<dyn Vfs>, segments: VecDeque<Segment>, after: u64, last: u64) -> LogReader {
-        LogReader { vfs, segments, bytes: Vec::new(), at: 0, expected: after + 1, last, ahead: None }
+        LogReader {
+            vfs,
+            segments,
+            bytes: Vec::new(),
+            at: 0,
+            first: 0,
+            expected: after + 1,
+            last,
+            ahead: None,
+        }
     }
 
     /// The next entry; `None` at the end.
@@ -78,7 +89,7 @@ impl LogReader {
             return Ok(Some(record));
         }
         loop {
-            match record::read(&self.bytes, self.at) {
+            match record::read_from(self.first, &self.bytes, self.at) {
                 Found::Record(record, next) => {
                     self.at = next;
                     return Ok(Some(record));
@@ -104,6 +115,7 @@ impl LogReader {
             Err(error) => return Err(failed(error.to_string())),
         };
         self.at = HEADER_BYTES.min(self.bytes.len());
+        self.first = segment.first;
         check_header(&self.bytes, &segment.path.display().to_string())
     }
 }

@@ -4,6 +4,7 @@ pub mod blocking;
 pub mod epoch_log;
 pub mod files;
 pub mod group;
+pub(crate) mod ipc;
 pub mod log;
 pub mod log_reader;
 pub mod record;

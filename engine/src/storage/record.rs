@@ -97,6 +97,17 @@ pub fn write(number: u64, durable: u64, received_us: i64, payload: &[u8], to: &m
     }
 }
 
+/// What stands at `at` of a segment that begins with the number `first`. A
+/// number that its bytes have no room for is damage, whatever its checksum says.
+#[must_use]
+pub fn read_from(first: u64, bytes: &[u8], at: usize) -> Found {
+    let most = first.saturating_add((bytes.len() / RECORD_BYTES) as u64);
+    match read(bytes, at) {
+        Found::Record(record, _) if !(first..=most).contains(&record.number) => Found::Damage,
+        found @ (Found::Record(..) | Found::End | Found::Damage) => found,
+    }
+}
+
 /// What stands at `at`.
 #[must_use]
 pub fn read(bytes: &[u8], at: usize) -> Found {

@@ -2,5 +2,7 @@
 //! `testing`).
 
 pub mod disk;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod planted;
 pub mod seed;

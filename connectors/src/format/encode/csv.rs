@@ -104,7 +104,11 @@ impl CsvEncoder {
         }
         match column.data_type() {
             DataType::Utf8 => self.push_text(column.as_string::<i32>().value(row).as_bytes(), out),
-            DataType::Binary => push_hex(column.as_binary::<i32>().value(row), out),
+            DataType::Binary => {
+                let mut text = Vec::new();
+                push_hex(column.as_binary::<i32>().value(row), &mut text);
+                self.push_text(&text, out);
+            }
             DataType::Timestamp(..) => {
                 let time = Time(column.as_primitive::<TimestampMicrosecondType>().value(row));
                 write!(out, "{time}").map_err(|error| error.to_string())?;

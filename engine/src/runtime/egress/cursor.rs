@@ -43,7 +43,7 @@ fn path(folder: &Path) -> PathBuf {
     folder.join(NAME)
 }
 
-fn encode(number: u64) -> Vec<u8> {
+pub(crate) fn encode(number: u64) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.push(VERSION);
     bytes.extend(number.to_le_bytes());
@@ -53,7 +53,7 @@ fn encode(number: u64) -> Vec<u8> {
 }
 
 /// The number, or the version that wrote it; 0 is damage.
-fn decode(bytes: &[u8]) -> Result<u64, u8> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<u64, u8> {
     let (body, sum) = bytes.split_last_chunk::<4>().ok_or(0)?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
         return Err(0);

@@ -2,7 +2,7 @@
 //! may still be away. A task delivers them in order, at least once; whatever
 //! the peer does, checkpoints, stops and other branches go on.
 
-mod cursor;
+pub(crate) mod cursor;
 mod deliver;
 #[cfg(test)]
 mod tests;

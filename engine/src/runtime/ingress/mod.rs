@@ -3,7 +3,7 @@
 //! is a source like any other whose position is the number of a record: after
 //! a crash the records behind the checkpoint come first, then the peer.
 
-mod payload;
+pub(crate) mod payload;
 mod pump;
 mod silence;
 #[cfg(test)]

@@ -4,19 +4,20 @@
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+
+use crate::storage::ipc;
 
 /// What a record holds.
 #[derive(Debug, PartialEq)]
-pub(super) struct Payload {
-    pub(super) partition: u32,
-    pub(super) batch: RecordBatch,
-    pub(super) rejects: Option<RecordBatch>,
+pub(crate) struct Payload {
+    pub(crate) partition: u32,
+    pub(crate) batch: RecordBatch,
+    pub(crate) rejects: Option<RecordBatch>,
 }
 
 /// The bytes of rows.
-pub(super) fn encode(
+pub(crate) fn encode(
     partition: u32,
     batch: &RecordBatch,
     rejects: Option<&RecordBatch>,
@@ -44,7 +45,7 @@ fn write(batch: &RecordBatch, to: &mut Vec<u8>) -> Result<(), ArrowError> {
 }
 
 /// The rows of bytes.
-pub(super) fn decode(bytes: &[u8]) -> Result<Payload, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Payload, String> {
     let short = || "a record is too short".to_owned();
     let (partition, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
@@ -56,8 +57,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Payload, String> {
 }
 
 fn read(bytes: &[u8]) -> Result<Option<RecordBatch>, String> {
-    let mut reader = StreamReader::try_new(bytes, None).map_err(|error| error.to_string())?;
-    reader.next().transpose().map_err(|error| error.to_string())
+    Ok(ipc::read(bytes)?.into_iter().next())
 }
 
 #[cfg(test)]

@@ -249,7 +249,8 @@ impl EpochLog {
 
     /// Records up to this one have been delivered.
     pub fn trim(&mut self, number: u64) {
-        let hinges = self.hinges.iter().filter(|hinge| **hinge <= number).map(|hinge| hinge - 1);
+        let hinges =
+            self.hinges.iter().filter(|hinge| **hinge <= number).map(|hinge| hinge.saturating_sub(1));
         // One step for each: removals of one step may come to the disk in any order.
         for step in hinges.chain([number]).collect::<Vec<_>>() {
             if self.is_trim_broken {

@@ -2,8 +2,9 @@
 //! (u8), epoch (u64, little-endian), then for rows an Arrow IPC stream.
 
 use arrow::array::RecordBatch;
-use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+
+use crate::storage::ipc;
 
 /// Version of the layout; newer ones are refused.
 const VERSION: u8 = 1;
@@ -141,8 +142,7 @@ pub(super) fn read_rows(bytes: &[u8]) -> Result<Vec<RecordBatch>, String> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
-    let reader = StreamReader::try_new(bytes, None).map_err(|error| error.to_string())?;
-    reader.collect::<Result<_, _>>().map_err(|error| error.to_string())
+    ipc::read(bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,4 @@
+//! Checkpoint files.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate_engine::testing::fuzz::checkpoint(bytes));

@@ -1,0 +1,4 @@
+//! JSON, payloads and lines.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate_connectors::fuzz::json(bytes));

@@ -1,0 +1,4 @@
+//! Segments of a log.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidegate_engine::testing::fuzz::segment(bytes));
