@@ -1,7 +1,12 @@
 //! A device write of which nobody knows whether it happened: it is listed, a
 //! person says what became of it, and its run goes on, with a daemon or without.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test that fails says where")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that fails says where, and waits in real time"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -127,7 +132,7 @@ fn a_word_is_kept_once_and_the_run_goes_on() {
         let run = unknown(folder);
         let (good, why) = resolve(folder, &format!("{run} tell --as done --data-dir state/plant"));
         assert!(!good && why.contains("has begun a task tell"), "{why}");
-        let (good, why) = resolve(folder, &format!("1 valve --as done --data-dir state/plant"));
+        let (good, why) = resolve(folder, "1 valve --as done --data-dir state/plant");
         assert!(!good && why.contains("no open run"), "{why}");
         let arguments = format!("{run} valve --as {word} --data-dir state/plant");
         assert!(resolve(folder, &arguments).0);
