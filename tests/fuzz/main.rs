@@ -63,7 +63,7 @@ fn main() {
     }
     let shares = targets.len().max(1);
     let runs = number("--runs").map_or(RUNS, |runs| usize::try_from(runs).unwrap_or(RUNS)) / shares;
-    println!("--seed {seed}");
+    println!("--seed {seed}; an input that ends the process stays in {}", env!("CARGO_TARGET_TMPDIR"));
     let by_default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| match std::thread::current().name() {
         Some(TRIES) => *SAID.lock().expect("nobody panics here") = panic.to_string(),
