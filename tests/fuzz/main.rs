@@ -55,7 +55,8 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--list") {
         return;
     }
-    let seed = number("--seed").unwrap_or_else(|| std::process::id().into());
+    // Always the same ones in the gate: a night tries others.
+    let seed = number("--seed").unwrap_or(1);
     let mut targets = targets();
     if let Some(name) = word("--target") {
         targets.retain(|(target, _)| *target == name);
