@@ -46,7 +46,7 @@ use case::Case;
 use life::Totals;
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 2_000;
 
 impl Totals {
     pub(crate) fn add(&mut self, other: &Totals) {

@@ -23,7 +23,6 @@ const NOT_YET: &[Bug] = &[
     Bug::BarrierOvertaken,
     Bug::WatermarkBack,
     Bug::OpenWriteForgotten,
-    Bug::CrashSentAgain,
     Bug::DeadlineIgnored,
 ];
 
