@@ -22,6 +22,7 @@ const NOT_YET: &[Bug] = &[
     Bug::BarrierNotAligned,
     Bug::BarrierOvertaken,
     Bug::WatermarkBack,
+    Bug::OutcomeForgotten,
     Bug::OpenWriteForgotten,
     Bug::DeadlineIgnored,
 ];
