@@ -117,6 +117,8 @@ impl QueuedSink {
                         tracing::error!(node = %self.settings.node, "the queue is full ({bytes_max} bytes); its sources wait");
                     }
                     let mut progress = running.progress.clone();
+                    // What it has told before is no news.
+                    progress.mark_unchanged();
                     // Whatever it answers, the next look decides.
                     drop(tokio::time::timeout(RETRY, progress.changed()).await);
                 }
