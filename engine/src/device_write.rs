@@ -223,15 +223,19 @@ impl Writer<'_> {
     async fn send(&self, intent: &WriteIntent, may_repeat: bool) -> Result<TaskStep, TaskError> {
         let (now, deadline) = (self.context.clock.now(), Time(intent.deadline));
         if now >= deadline && !planted!(DeadlineIgnored) {
-            return Err(self
-                .refuse(format!("the deadline of {} has passed; not sent", self.wanted.target))
-                .await);
+            let reason = format!("the deadline of {} has passed; not sent", self.wanted.target);
+            return Err(if may_repeat { self.refuse(reason).await } else { self.unknown(reason).await });
         }
         // What was intended counts, not what an expression gives today.
         let value = number(&intent.value)?;
         let sent = tokio::time::timeout(deadline.since(now), self.device.write(value)).await;
         match sent.unwrap_or_else(|_| Err(NotWritten::Unknown("no answer before the deadline".into()))) {
             Ok(()) => self.read_back(intent, None, false).await,
+            // It stood in the place of one that was sent: a further attempt would
+            // be a third command.
+            Err(NotWritten::NotSent(reason) | NotWritten::Refused(reason)) if !may_repeat => {
+                Err(self.unknown(format!("{reason}, after a command that has done nothing")).await)
+            }
             Err(NotWritten::NotSent(reason)) => {
                 let outcome = WriteOutcome::Refused { reason: reason.clone() };
                 self.context.ledger.outcome(self.key, &outcome).await?;

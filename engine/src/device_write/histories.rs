@@ -219,10 +219,10 @@ impl World {
     }
 
     /// What must hold whatever happened.
-    fn judge(&self, what: &str, commands_max: usize) -> usize {
+    fn judge(&self, what: &str) -> usize {
         let state = self.plc.state();
         let effects = &state.effects;
-        assert!(state.commands <= commands_max, "{what}: {} commands", state.commands);
+        assert!(state.commands <= 2, "{what}: {} commands", state.commands);
         assert!(effects.len() <= 1, "{what}: executed twice: {effects:?}");
         let writes = self.ledger.writes.lock().expect("not poisoned");
         let latest = writes.values().flatten().map(|(intent, _)| Time(intent.deadline)).max();
@@ -238,7 +238,7 @@ impl World {
 /// One history: lives that may end early, each with the pause after it, then
 /// one that does not. An attempt that may be repeated is repeated in the next
 /// life. Answers whether it ended with a ticket.
-async fn history(mishaps: &[Mishap], lives: &[(Death, i64)], commands_max: usize) -> bool {
+async fn history(mishaps: &[Mishap], lives: &[(Death, i64)]) -> bool {
     let what = format!("{mishaps:?} {lives:?}");
     let world = World::new(mishaps);
     let mut last = None;
@@ -250,7 +250,7 @@ async fn history(mishaps: &[Mishap], lives: &[(Death, i64)], commands_max: usize
             break;
         }
     }
-    let effects = world.judge(&what, commands_max);
+    let effects = world.judge(&what);
     let tickets = world.ledger.tickets.lock().expect("not poisoned").len();
     // The result may be lost too: the same is asked again after a restart.
     let ended = last.expect("the last life does not die");
@@ -261,7 +261,7 @@ async fn history(mishaps: &[Mishap], lives: &[(Death, i64)], commands_max: usize
     }
     if !matches!(ended, Err(TaskError::Retry { .. } | TaskError::Fatal(_))) {
         let again = world.live(None).await;
-        world.judge(&format!("{what}, asked again after {again:?}"), commands_max);
+        world.judge(&format!("{what}, asked again after {again:?}"));
     }
     tickets > 0
 }
@@ -280,7 +280,7 @@ async fn no_crash_and_no_mishap_executes_a_command_twice_or_late_or_loses_it() {
         for second in [Mishap::Fine, Mishap::AnswerLost, Mishap::CommandLost] {
             for deaths in deaths() {
                 histories.extend([0, 6_000_000, 60_000_000].map(|pause| async move {
-                    history(&[first, second], &deaths.map(|death| (death, pause)), 2).await
+                    history(&[first, second], &deaths.map(|death| (death, pause))).await
                 }));
             }
         }
@@ -312,8 +312,7 @@ async fn random_histories_with_more_lives_and_mishaps_hold_too() {
                 (death, i64::try_from(seed.below(longest)).expect("is small"))
             })
             .collect();
-        let held =
-            tokio::time::timeout(Duration::from_secs(600), history(&mishaps, &lives, 2 + lives.len())).await;
+        let held = tokio::time::timeout(Duration::from_secs(600), history(&mishaps, &lives)).await;
         tickets += u64::from(held.expect("does not hang"));
     }
     println!("{count} random histories, {tickets} of them ended with a ticket");
