@@ -120,11 +120,9 @@ async fn live(mut sink: impl Sink, at: &mut Checkpoint, seed: &mut Seed) -> bool
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    match sink.close().await {
-        Ok(()) => true,
-        Err(ConnectorError::Fatal(message)) => panic!("{message}"),
-        Err(ConnectorError::Lost(_) | ConnectorError::Rejected(_)) => false,
-    }
+    // A disk that fails may fail here as anywhere else; what fails for ever is
+    // told by a history that does not end.
+    sink.close().await.is_ok()
 }
 
 fn some_roll(seed: &mut Seed) -> Roll {
