@@ -10,6 +10,8 @@
 mod judge;
 mod operator;
 mod save;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +113,15 @@ const HITS_MAX: usize = 1_000;
 const FORGET: Duration = Duration::from_secs(30 * 86_400);
 
 fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
-    let input = only_input(config, inputs)?;
+    let (operator, ports) = rule(config, context, only_input(config, inputs)?)?;
+    Ok(OperatorPart { operator: Box::new(operator), ports })
+}
+
+fn rule(
+    config: &NodeConfig,
+    context: &BuildContext,
+    input: &Input,
+) -> Result<(Rule, Vec<Port>), ConfigError> {
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
     let spec = read_spec(config, &mut diagnostics);
@@ -147,8 +157,7 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         Port { name: "late".into(), stream: input.stream.clone() },
     ];
     let parts = operator::Parts { when, clear_when, keys, give };
-    let operator = Rule::new(config.name.clone(), input.stream.clone(), output, spec, parts);
-    Ok(OperatorPart { operator: Box::new(operator), ports })
+    Ok((Rule::new(config.name.clone(), input.stream.clone(), output, spec, parts), ports))
 }
 
 /// Columns of a firing: `firing_time`, `firing_key`, `firing_ordinal`, then

@@ -13,11 +13,12 @@ use arrow::array::{
 use arrow::compute::{concat_batches, take_record_batch};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Expression;
-use tidegate_engine::operator::{MAIN_PORT, Operator, Output, Progress};
+use tidegate_engine::operator::{Compaction, MAIN_PORT, Operator, Output, Progress};
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::time::Time;
 
 use super::judge::{KeyState, Spec, Verdict};
+use super::save;
 use crate::narrow::{narrow, reject_rows};
 use crate::part::key_texts;
 
@@ -27,6 +28,8 @@ const LATE_PORT: usize = 3;
 
 /// Rows kept with a key, to be handed to the run: the newest.
 const ROWS_KEPT_MAX: usize = 100;
+/// With more keys than this a snapshot says what is new, not everything.
+const KEYS_WHOLE_MAX: usize = 50_000;
 
 /// The compiled words of a trigger.
 pub(super) struct Parts {
@@ -50,6 +53,9 @@ pub(super) struct Rule {
     pub(super) watermark_us: i64,
     /// Forgotten keys are removed when event time comes here.
     sweep_at_us: i64,
+    /// Keys that have changed since the last snapshot, also removed ones.
+    pub(super) changed: Vec<String>,
+    pub(super) keys_whole_max: usize,
 }
 
 /// What is kept of a key.
@@ -58,6 +64,8 @@ pub(super) struct Keyed {
     pub(super) state: KeyState,
     /// The rows of the condition that is true or counted now, each by itself.
     pub(super) rows: VecDeque<RecordBatch>,
+    /// It is among the changed ones.
+    pub(super) is_changed: bool,
 }
 
 /// A batch with its conditions evaluated.
@@ -125,6 +133,8 @@ impl Rule {
             due: BTreeSet::new(),
             watermark_us: i64::MIN,
             sweep_at_us: i64::MIN,
+            changed: Vec::new(),
+            keys_whole_max: KEYS_WHOLE_MAX,
         }
     }
 
@@ -223,7 +233,10 @@ impl Rule {
         let keyed = self
             .keys
             .entry(key.clone())
-            .or_insert_with(|| Keyed { state: KeyState::first_seen(at_us), rows: VecDeque::new() });
+            .or_insert_with(|| Keyed { state: KeyState::first_seen(at_us), ..Keyed::default() });
+        if !std::mem::replace(&mut keyed.is_changed, true) {
+            self.changed.push(key.clone());
+        }
         let verdict = keyed.state.on_row(&spec, (at_us, now_us), when, clear);
         if when == Some(true) || (spec.hits.is_some() && when.is_some()) {
             keyed.rows.push_back(one_row(&batch.batch, row)?);
@@ -265,6 +278,9 @@ impl Rule {
     fn fall_due(&mut self, key: &str, due_us: i64, out: &mut Output) -> Result<(), OperatorError> {
         let spec = self.spec;
         let Some(keyed) = self.keys.get_mut(key) else { return Ok(()) };
+        if !std::mem::replace(&mut keyed.is_changed, true) {
+            self.changed.push(key.to_owned());
+        }
         let before = keyed.state.wakes(&spec);
         let verdict = keyed.state.on_due(&spec, due_us);
         let after = keyed.state.wakes(&spec);
@@ -274,6 +290,9 @@ impl Rule {
 
     fn remove(&mut self, key: &str) {
         if let Some(keyed) = self.keys.remove(key) {
+            if !keyed.is_changed {
+                self.changed.push(key.to_owned());
+            }
             self.reschedule(key, keyed.state.wakes(&self.spec), None);
         }
     }
@@ -317,8 +336,13 @@ impl Rule {
             return;
         }
         let (spec, now_us) = (self.spec, self.watermark_us);
-        self.keys
-            .retain(|_, keyed| keyed.state.due(&spec).is_some() || !keyed.state.is_forgotten(&spec, now_us));
+        let is_done =
+            |keyed: &Keyed| keyed.state.due(&spec).is_none() && keyed.state.is_forgotten(&spec, now_us);
+        for (key, keyed) in self.keys.extract_if(.., |_, keyed| is_done(keyed)) {
+            if !keyed.is_changed {
+                self.changed.push(key);
+            }
+        }
         // Each sweep looks at every key, so not at every watermark.
         self.sweep_at_us = now_us.saturating_add(spec.forget_us / 2);
     }
@@ -366,6 +390,18 @@ impl Operator for Rule {
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
         self.save()
+    }
+
+    fn changes(&mut self) -> Result<Option<Vec<RecordBatch>>, OperatorError> {
+        if self.keys.len() <= self.keys_whole_max {
+            return Ok(None);
+        }
+        self.save_changes().map(Some)
+    }
+
+    fn compaction(&self) -> Option<Compaction> {
+        let columns = Arc::clone(&self.input.columns);
+        Some(Arc::new(move |reports| save::together(&columns, reports)))
     }
 
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<(), OperatorError> {
