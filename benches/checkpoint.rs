@@ -1,7 +1,8 @@
 //! What checkpoints cost where the state is large: rows per second through a
-//! window over more than a million keys with a checkpoint every second, against
-//! the same rows without any; how long a segment stands still for a snapshot of
-//! that state, against giving all of it; and the longest batch behind it.
+//! window over more than a million keys, some or all of which go on changing,
+//! with a checkpoint every second, against the same rows without any; how long a
+//! segment stands still for a snapshot of that state, against giving all of it;
+//! and the longest batch behind it.
 //!
 //! `cargo bench --bench checkpoint`
 
@@ -67,20 +68,22 @@ fn device(row: u64) -> u64 {
     row.wrapping_mul(7_919_333) % KEYS
 }
 
-fn write_rows(path: &Path) {
+/// All keys have a row; from then on only so many of them.
+fn write_rows(path: &Path, moving: u64) {
     let mut file = BufWriter::new(File::create(path).expect("a file"));
     for row in 0..ROWS {
-        let (device, ts) = (device(row), 1_700_000_000_000 + row / 1_000);
+        let device = if row < KEYS { device(row) } else { device(row) % moving };
+        let ts = 1_700_000_000_000 + row / 1_000;
         writeln!(file, "{{\"device\":\"d{device:08}\",\"ts\":{ts},\"value\":{}.5}}", row % 100)
             .expect("writes");
     }
     file.flush().expect("writes");
 }
 
-fn throughput() {
+fn throughput(moving: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("rows.jsonl");
-    write_rows(&path);
+    write_rows(&path, moving);
     let engine = Engine::start();
     let (mut with, mut without) = (Rates::default(), Rates::default());
     for _ in 0..RUNS {
@@ -92,7 +95,7 @@ fn throughput() {
             assert_eq!(counts["out"], KEYS);
         }
     }
-    println!("{ROWS} rows, window over {KEYS} keys");
+    println!("{ROWS} rows, window over {KEYS} keys, of which {moving} go on changing");
     println!("  a checkpoint every second  {with}");
     println!("  none before the end        {without}");
     println!("  {:.2} x", with.median() / without.median());
@@ -172,5 +175,7 @@ fn stalls() {
 fn main() {
     println!("{}", machine());
     stalls();
-    throughput();
+    for moving in [KEYS / 100, KEYS / 10, KEYS] {
+        throughput(moving);
+    }
 }

@@ -8,9 +8,7 @@
 
 #![allow(
     clippy::expect_used,
-    clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     reason = "a benchmark stops at the first surprise"
 )]
@@ -19,22 +17,10 @@
 mod catalog;
 mod support;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, TimestampMicrosecondType};
-use async_trait::async_trait;
+use support::due::{CATALOG, Times, wait_until};
 use support::{Engine, machine, now, percentiles};
-use tidegate_engine::catalog::{Catalog, Row};
-use tidegate_engine::error::{ConfigError, ConnectorError};
-use tidegate_engine::operator::Input;
-use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::shared::Shared;
-use tidegate_engine::sink::{Sink, SinkPart};
-use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
-use tidegate_engine::time::time_type;
-use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 const ROWS: i64 = 10_000;
 const EVERY: Duration = Duration::from_millis(1);
@@ -42,7 +28,9 @@ const RUNS: usize = 5;
 
 const TOPOLOGY: &str = r#"
 [source.rows]
-type = "due"
+type  = "due"
+rows  = 10000
+every = "1ms"
 
 [operator.positive]
 type  = "filter"
@@ -64,12 +52,6 @@ type = "arrived"
 from = "positive"
 "#;
 
-const CATALOG: Catalog = Catalog {
-    sources: &[&[Row { name: "due", summary: "", keys: &[], example: "", build: due }]],
-    sinks: &[&[Row { name: "arrived", summary: "", keys: &[], example: "", build: arrived }]],
-    ..catalog::CATALOG
-};
-
 fn main() {
     println!("{}; one row every {EVERY:?}, {ROWS} rows, {RUNS} runs", machine());
     let engine = Engine::start();
@@ -83,119 +65,6 @@ fn main() {
     }
 }
 
-/// Latencies that a sink gathered.
-#[derive(Default)]
-struct Times(std::sync::Mutex<Vec<Duration>>);
-
-impl Times {
-    fn take(&self) -> Vec<Duration> {
-        std::mem::take(&mut *self.0.lock().expect("no panic"))
-    }
-}
-
-/// When row number 0 is due.
-struct Start(Instant);
-
-fn start(shared: &Shared) -> Instant {
-    shared.get_or_insert("start", || Start(now() + Duration::from_millis(50))).0
-}
-
-fn due(_: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
-    let fields = vec![Field::new("ts", time_type(), false), Field::new("value", DataType::Float64, true)];
-    let stream = StreamSchema::new(fields, Some("ts"));
-    let source = Due { row: 0, shared: Arc::clone(&context.shared), stream: stream.clone() };
-    Ok(SourcePart {
-        source: Box::new(source),
-        stream,
-        watermark: WatermarkPolicy { max_future: None, ..WatermarkPolicy::default() },
-        replayable: true,
-        commit_quickly: false,
-        logged: false,
-    })
-}
-
-/// A row at each due time; its event time is its number in milliseconds.
-struct Due {
-    row: i64,
-    shared: Arc<Shared>,
-    stream: StreamSchema,
-}
-
-#[async_trait]
-impl Source for Due {
-    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-
-    async fn next(&mut self) -> Result<Polled, ConnectorError> {
-        if self.row == ROWS {
-            return Ok(Polled::End);
-        }
-        wait_until(due_time(start(&self.shared), self.row)).await;
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(TimestampMicrosecondArray::from(vec![self.row * 1_000]).with_timezone("UTC")),
-            Arc::new(Float64Array::from(vec![1.0])),
-        ];
-        self.row += 1;
-        let batch = RecordBatch::try_new(Arc::clone(&self.stream.columns), columns).expect("its schema");
-        Ok(Polled::Rows(Rows {
-            partition: 0,
-            batch,
-            rejects: None,
-            position: Position::of(&self.row),
-            received: None,
-        }))
-    }
-}
-
-fn due_time(start: Instant, row: i64) -> Instant {
-    start + EVERY * row as u32
-}
-
-/// Timers are a millisecond coarse: the rest of the wait gives others way.
-async fn wait_until(time: Instant) {
-    while now() < time {
-        tokio::task::yield_now().await;
-    }
-}
-
-fn arrived(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<SinkPart, ConfigError> {
-    let time = input.stream.time.expect("has event time");
-    let times = context.shared.get_or_insert(&config.name, Times::default);
-    Ok(SinkPart { sink: Box::new(Arrived { time, times, shared: Arc::clone(&context.shared) }) })
-}
-
-/// Notes how long after its due time a row is here. A window that ends at a
-/// row's time was closed by that row.
-struct Arrived {
-    time: usize,
-    times: Arc<Times>,
-    shared: Arc<Shared>,
-}
-
-#[async_trait]
-impl Sink for Arrived {
-    async fn open(&mut self) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-
-    async fn write(&mut self, batch: &RecordBatch) -> Result<(), ConnectorError> {
-        let start = start(&self.shared);
-        let mut times = self.times.0.lock().expect("no panic");
-        for time_us in batch.column(self.time).as_primitive::<TimestampMicrosecondType>().values() {
-            // The last window ends after the last row, with the stream.
-            if time_us / 1_000 < ROWS {
-                times.push(now().saturating_duration_since(due_time(start, time_us / 1_000)));
-            }
-        }
-        Ok(())
-    }
-
-    async fn flush(&mut self, _epoch: u64) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-}
-
 /// As many hand-overs as the engine has between reader, driver, segment and
 /// sink, and nothing else.
 fn bare_channels(engine: &Engine) -> Vec<Duration> {
@@ -205,8 +74,8 @@ fn bare_channels(engine: &Engine) -> Vec<Duration> {
     let (third, mut to_sink) = tokio::sync::mpsc::channel::<Instant>(64);
     engine.io().spawn(async move {
         for row in 0..ROWS {
-            wait_until(due_time(start, row)).await;
-            first.send(due_time(start, row)).await.expect("is read");
+            wait_until(start + EVERY * row as u32).await;
+            first.send(start + EVERY * row as u32).await.expect("is read");
         }
     });
     engine.io().spawn(async move {

@@ -67,7 +67,7 @@ key    = ["device"]
 window = { kind = "tumbling", size = "1d" }
 select = ["count(*) AS n", "sum(value) AS total", "avg(value) AS mean", "min(value) AS low", "max(value) AS high"]
 
-[sink.load]
+[sink.done]
 type = "discard"
 from = "load"
 

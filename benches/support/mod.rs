@@ -9,6 +9,8 @@
     reason = "a benchmark stops at the first surprise"
 )]
 
+pub(crate) mod due;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;

@@ -80,6 +80,8 @@ fn a_large_table_reports_what_is_new() {
     assert_eq!(rows(table.changes().expect("reports")), Some(0), "nothing is new");
     take(&mut table, &[(Some("k7"), 2, 0), (Some("new"), 2, 0)]);
     assert_eq!(rows(table.changes().expect("reports")), Some(2));
+    take(&mut table, &[(Some("k8"), 2, 0), (Some("k9"), 2, 0)]);
+    assert_eq!(rows(table.changes().expect("reports")), Some(2), "not what has been reported before");
 }
 
 /// What happens to a table.

@@ -165,16 +165,17 @@ fn a_report_holds_the_keys_that_have_changed_and_those_that_are_gone() {
         rows: (from..to).map(|key| (key, at, 1)).collect(),
         then: Then::Nothing,
     };
-    let keys = |rule: &mut Rule| {
+    let mut chain = Vec::new();
+    let mut keys = |rule: &mut Rule| {
         let changes = rule.changes().expect("reports")?;
         assert_eq!(changes.len(), 4);
+        chain.extend(changes.iter().cloned());
         Some(changes[0].num_rows())
     };
     feed(&mut rule, &rows(0, 3, 0), 0);
     assert_eq!(keys(&mut rule), None, "a small state is given whole");
-    rule.snapshot().expect("snapshots");
     feed(&mut rule, &rows(3, 100, 0), 1);
-    assert_eq!(keys(&mut rule), Some(97));
+    assert_eq!(keys(&mut rule), Some(100));
     assert_eq!(keys(&mut rule), Some(0), "nothing is new");
     feed(&mut rule, &rows(40, 44, 0), 8);
     assert_eq!(keys(&mut rule), Some(4));
@@ -182,4 +183,9 @@ fn a_report_holds_the_keys_that_have_changed_and_those_that_are_gone() {
     // 96 keys are forgotten, one row came.
     assert_eq!(rule.keys.len(), 4);
     assert_eq!(keys(&mut rule), Some(97));
+    let together = rule.compaction().expect("has one")(&chain).expect("goes together");
+    assert_eq!(together[0].num_rows(), 4);
+    let mut restored = new("when = \"value > 0\"\nforget = \"10s\"", 3);
+    restored.restore(chain).expect("restores");
+    assert_eq!(restored.keys.len(), 4);
 }
