@@ -264,3 +264,70 @@ async fn b7_a_device_slower_than_the_interval_is_polled_at_its_own_pace() {
     assert!(u32::try_from(good).expect("few") + 2 >= asked, "{good} rows of {asked} polls");
     source.close().await.expect("closes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_long_after_the_last_row_begins_with_a_row_of_quality_bad() {
+    let plc = Plc::start(Frames::Tcp, |_| Answer::Right).await;
+    let port: u16 = plc.device.rsplit(':').next().expect("a port").parse().expect("a number");
+    let build = |more: &str| {
+        let text = format!(
+            "[source.plc]\ntype = \"modbus\"\ndevice = \"tcp://127.0.0.1:{port}\"\nunit_id = [1, 2]\nevery = \"200ms\"\npoints = [{{ name = \"a\", register = \"holding:0\" }}]\n{more}"
+        );
+        let row = SOURCES.iter().find(|row| row.name == "modbus").expect("a row");
+        let part = (row.build)(&topology::node(&text), &topology::build_context());
+        part.unwrap_or_else(|error| panic!("{error}")).source
+    };
+    let first_two = async |source: &mut Box<dyn Source>| {
+        let (mut qualities, mut position) = (Vec::new(), None);
+        while qualities.len() < 2 {
+            let polled = timeout(LIMIT, source.next()).await.expect("rows in time").expect("no error");
+            let Polled::Rows(rows) = polled else { panic!("no rows") };
+            let quality = rows.batch.column_by_name("quality").expect("a column").as_string::<i32>().clone();
+            qualities.extend(quality.iter().flatten().map(str::to_owned));
+            position = Some(rows.position);
+        }
+        qualities.truncate(2);
+        source.close().await.expect("closes");
+        (qualities, position)
+    };
+    let mut source = build("");
+    assert!(source.remembers());
+    source.open(None).await.expect("opens");
+    let (qualities, position) = first_two(&mut source).await;
+    assert_eq!(qualities, ["good", "good"], "there is nothing before the first start");
+    for (away_ms, more, expected) in [(0, "", "good"), (800, "", "bad"), (0, "on_failure = \"skip\"", "good")]
+    {
+        tokio::time::sleep(Duration::from_millis(away_ms)).await;
+        let mut source = build(more);
+        source.open(position.as_ref()).await.expect("opens");
+        assert_eq!(first_two(&mut source).await.0, [expected, expected], "{away_ms} ms away, {more}");
+    }
+    // A position of an earlier version says at least that there was one.
+    let mut source = build("");
+    source.open(Some(&tidegate_engine::source::Position::of(&()))).await.expect("opens");
+    assert_eq!(first_two(&mut source).await.0, ["bad", "bad"]);
+}
+
+/// The kernel would go on sending what nobody has acknowledged, long after we have
+/// given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_given_up_is_reset() {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let mut source = open(port, "1", "100ms", "{ name = \"a\", register = \"holding:0\" }").await;
+    let given_up = async {
+        let (mut stream, _) = listener.accept().await.expect("somebody");
+        let mut bytes = [0; 256];
+        loop {
+            match stream.read(&mut bytes).await {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(error.kind()),
+            }
+        }
+    };
+    let ended = timeout(LIMIT, given_up).await.expect("in time");
+    assert_eq!(ended, Some(std::io::ErrorKind::ConnectionReset));
+    source.close().await.expect("closes");
+}

@@ -31,6 +31,13 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Says what is known of the effect.
     async fn write(&self, value: f64) -> Result<(), NotWritten>;
+
+    /// How much longer a command that nobody answered may be on its way, as far
+    /// as the line can know: a second one is not sent before that. A device that
+    /// keeps a command for longer executes both; they set the same value.
+    fn settle(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Why a write did not succeed, and what is known of its effect.
@@ -257,15 +264,11 @@ impl Writer<'_> {
         may_repeat: bool,
     ) -> Result<TaskStep, TaskError> {
         let (value, before) = (number(&intent.value)?, number(&intent.before)?);
-        let mut found = None;
-        for attempt in 0..READ_BACK_ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(READ_BACK_WAIT).await;
-            }
+        let mut found = self.look_for(value).await;
+        let settle = self.device.settle();
+        if may_repeat && !settle.is_zero() && found.is_some_and(|found| !equal(found, value)) {
+            tokio::time::sleep(settle).await;
             found = self.device.read().await.ok();
-            if found.is_some_and(|found| equal(found, value)) {
-                break;
-            }
         }
         let target = self.wanted.target;
         let reason = doubt.unwrap_or_else(|| "the device took it".into());
@@ -277,6 +280,21 @@ impl Writer<'_> {
             }
             None => Err(self.unknown(format!("{reason}, and {target} cannot be read back")).await),
         }
+    }
+
+    /// What the device reads: the value, as soon as it does.
+    async fn look_for(&self, value: f64) -> Option<f64> {
+        let mut found = None;
+        for attempt in 0..READ_BACK_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(READ_BACK_WAIT).await;
+            }
+            found = self.device.read().await.ok();
+            if found.is_some_and(|found| equal(found, value)) {
+                break;
+            }
+        }
+        found
     }
 
     /// It did not happen, and setting the same value again is the same effect:

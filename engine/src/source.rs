@@ -40,6 +40,13 @@ pub trait Source: Send {
     /// schema stays. Called at most once, before `open`.
     fn keep(&mut self, _columns: &[&str]) {}
 
+    /// Whether its position says something though its rows cannot be read again,
+    /// e.g. since when nobody has read it. It is then given to `open` after a
+    /// restart too, and its committer is told positions of earlier lives.
+    fn remembers(&self) -> bool {
+        false
+    }
+
     /// How far this source's silence may be believed, for sources that go on
     /// trying by themselves or whose rows wait outside. `None`: from `open` to
     /// `Lost`, silence is silence. Asked for after each `open`.
@@ -149,7 +156,8 @@ pub struct SourcePart {
     /// How its watermarks are made.
     pub watermark: WatermarkPolicy,
     /// Whether `position` survives: a replayable source resumes where the
-    /// checkpoint says. Others have `next` start at what comes next.
+    /// checkpoint says. Others have `next` start at what comes next, and are
+    /// given their position only where they ask for it (`Source::remembers`).
     pub replayable: bool,
     /// Commit soon after rows arrive instead of at the next checkpoint: the
     /// peer stops sending while acknowledgements are missing (MQTT).

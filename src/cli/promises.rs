@@ -26,7 +26,7 @@ pub(super) fn print(file: &str, plan: &Plan, json: bool) {
 
 fn of_source(node: &SourceNode) -> String {
     let part = &node.part;
-    match (part.logged, part.replayable, part.commit_quickly) {
+    let promise: String = match (part.logged, part.replayable, part.commit_quickly) {
         (true, _, _) if node.unique.is_empty() => {
             "durable in our log before its peer hears \"got it\"; nothing acknowledged is lost; what a peer sends again is a row of its own".into()
         }
@@ -38,7 +38,13 @@ fn of_source(node: &SourceNode) -> String {
         (false, false, false) => {
             "cannot be read again: rows since the last checkpoint are lost in a crash (durable = true keeps them)".into()
         }
+    };
+    if part.source.remembers() {
+        return format!(
+            "{promise}; what it missed while nobody read is told, as a row of quality bad or a reject"
+        );
     }
+    promise
 }
 
 fn of_sink(node: &SinkNode) -> String {

@@ -96,6 +96,7 @@ impl Daemon {
     }
 
     /// Waits for exit code 0.
+    #[allow(dead_code, reason = "not every test waits")]
     pub(crate) fn wait(mut self, folder: &Path) {
         self.ends_well(folder);
     }

@@ -101,6 +101,10 @@ pub const DURABLE_KEYS: &[Key] = &[optional(
     "whether rows are on our disk before the peer hears \"got it\" and before anybody acts on them; default true for mqtt, http and subscriptions of opcua, else false",
 )];
 
+/// A source that looks at values at an interval tells that it did not look when
+/// more of its periods than these have passed since the last row.
+pub(crate) const GAP_PERIODS: u32 = 3;
+
 /// Whether a source goes through the ingress log.
 pub(crate) fn durable(config: &NodeConfig, default: bool) -> bool {
     config.table.bool("durable").unwrap_or(default)

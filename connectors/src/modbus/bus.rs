@@ -390,6 +390,9 @@ impl Bus {
         let dialled = timeout(self.timing.timeout, TcpStream::connect(address)).await;
         let stream = dialled.map_err(|_| unreachable(&"no answer"))?.map_err(|error| unreachable(&error))?;
         stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
+        // A command that the network holds up is not sent any more when the connection
+        // is dropped: the kernel would go on trying, and it would come late or twice.
+        stream.set_zero_linger().map_err(|error| unreachable(&error))?;
         Ok(stream)
     }
 }

@@ -10,6 +10,7 @@ mod ear;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz;
 mod point;
+mod poller;
 mod source;
 mod unit;
 mod write;

@@ -11,6 +11,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tidegate_engine::catalog::{BuildSource, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, ConnectorError};
@@ -21,15 +22,15 @@ use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
 
 use super::blocks::{Extent, Limits, overlaps};
 use super::bus::Bus;
 use super::config::{LINE_KEYS, line};
 use super::decode::Value;
 use super::point::{POINT_KEYS, Point};
-use super::unit::{Quality, Unit};
-use crate::format::{DURABLE_KEYS, durable, watermark_policy};
+use super::poller::{LINE_PAUSE_MIN, News, Poller, Reading};
+use super::unit::Unit;
+use crate::format::{DURABLE_KEYS, GAP_PERIODS, durable, watermark_policy};
 
 const KEYS: &[Key] = &[
     required(
@@ -50,7 +51,7 @@ const KEYS: &[Key] = &[
     optional(
         "on_failure",
         Kind::Word(&["null", "skip"]),
-        "a failed poll gives a row of NULLs with quality bad (null, default) or no row (skip)",
+        "a failed poll, or a start over three periods after the last row, gives a row of NULLs with quality bad (null, default) or no row (skip)",
     ),
     optional(
         "watermark",
@@ -64,7 +65,7 @@ const KEYS: &[Key] = &[
 
 pub(crate) const ROW: Row<BuildSource> = Row {
     name: "modbus",
-    summary: "polls registers and bits of Modbus devices (TCP, RTU, RTU over TCP)",
+    summary: "polls registers and bits of Modbus devices (TCP, RTU, RTU over TCP); a gap is a row of quality bad",
     keys: &[KEYS, LINE_KEYS, DURABLE_KEYS],
     example: r#"[source.press]
 type    = "modbus"
@@ -87,9 +88,6 @@ from = "press"
 const POINTS_MAX: usize = 10_000;
 /// Rows that wait between the polls and the driver; then polls wait.
 const ROWS_WAITING_MAX: usize = 1_024;
-/// First and longest pause after a line could not be reached.
-const LINE_PAUSE_MIN: Duration = Duration::from_millis(500);
-const LINE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
     let table = &config.table;
@@ -144,6 +142,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         news: None,
         answering: Vec::new(),
         connected: Arc::default(),
+        last: Time::default(),
     };
     Ok(SourcePart {
         source: Box::new(source),
@@ -209,30 +208,20 @@ struct ModbusSource {
     answering: Vec<bool>,
     /// Whether any line does.
     connected: Arc<AtomicBool>,
+    /// When the last row was made.
+    last: Time,
 }
 
-/// What a poller tells.
-enum News {
-    Reading(Reading),
-    /// From now on units of this line answer, or none does.
-    Answering {
-        line: usize,
-        yes: bool,
-    },
-}
-
-/// One poll of one unit.
-struct Reading {
-    at: Time,
-    device: Arc<str>,
-    unit: u8,
-    quality: Quality,
-    values: Vec<Option<Value>>,
+/// Where a source stands: when its last row was made, in µs since 1970.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Place {
+    at: i64,
 }
 
 #[async_trait]
 impl Source for ModbusSource {
-    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
+    async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
+        let has_gap = self.has_gap(resume);
         // A device that is off is a row of NULLs, not a source that is lost.
         self.polls.abort_all();
         let (sender, receiver) = mpsc::channel(ROWS_WAITING_MAX);
@@ -243,6 +232,7 @@ impl Source for ModbusSource {
             let poller = Poller {
                 line,
                 answering: false,
+                has_gap,
                 source: self.name.clone(),
                 device: device.as_str().into(),
                 bus: Arc::clone(bus),
@@ -273,7 +263,10 @@ impl Source for ModbusSource {
         let mut readings = Vec::new();
         for one in news {
             match one {
-                News::Reading(reading) => readings.push(reading),
+                News::Reading(reading) => {
+                    self.last = reading.at;
+                    readings.push(reading);
+                }
                 News::Answering { line, yes } => {
                     if let Some(answering) = self.answering.get_mut(line) {
                         *answering = yes;
@@ -287,9 +280,13 @@ impl Source for ModbusSource {
             partition: 0,
             batch,
             rejects: None,
-            position: Position::of(&()),
+            position: Position::of(&Place { at: self.last.0 }),
             received: None,
         }))
+    }
+
+    fn remembers(&self) -> bool {
+        true
     }
 
     fn silence(&self) -> Option<Arc<dyn Silence>> {
@@ -303,6 +300,20 @@ impl Source for ModbusSource {
 }
 
 impl ModbusSource {
+    /// Whether nobody has polled for too long, in this life or since an earlier one.
+    fn has_gap(&mut self, resume: Option<&Position>) -> bool {
+        let Some(resume) = resume else { return false };
+        // What cannot be read is of an earlier version, and an earlier life all the same.
+        let last = resume.read().ok().map(|Place { at }| Time(at));
+        self.last = last.unwrap_or(self.last);
+        let is_long = last.is_none_or(|last| self.clock.now().since(last) > self.every * GAP_PERIODS);
+        if is_long && !self.once {
+            let since = last.map_or_else(String::new, |last| format!(" after {last}"));
+            tracing::warn!(node = self.name, "values are missing: nobody polled{since}");
+        }
+        is_long && !self.once
+    }
+
     fn batch(&self, readings: &[Reading]) -> Result<RecordBatch, arrow::error::ArrowError> {
         let times: Vec<i64> = readings.iter().map(|reading| reading.at.0).collect();
         let mut columns: Vec<ArrayRef> = vec![
@@ -352,95 +363,4 @@ fn column<'a>(data_type: &DataType, values: impl Iterator<Item = Option<&'a Valu
         return fill!(StringBuilder, value => Value::Text(text) => text);
     }
     fill!(Float64Builder, value => Value::Float(number) => *number)
-}
-
-/// Polls the units of one line.
-struct Poller {
-    line: usize,
-    /// Whether a unit answered in the last round.
-    answering: bool,
-    source: String,
-    device: Arc<str>,
-    bus: Arc<Bus>,
-    units: Vec<Unit>,
-    points: Arc<[Point]>,
-    every: Duration,
-    skip_failures: bool,
-    once: bool,
-    clock: Arc<dyn Clock>,
-    sender: mpsc::Sender<News>,
-    line_pause: Duration,
-    line_down_until: Option<Instant>,
-}
-
-impl Poller {
-    async fn run(mut self) {
-        let mut ticks = tokio::time::interval(self.every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let overruns = metrics::counter!("tidegate_modbus_overruns_total", "node" => self.source.clone());
-        loop {
-            let due = ticks.tick().await;
-            if self.poll_all().await.is_err() || self.once {
-                return;
-            }
-            if due.elapsed() > self.every {
-                overruns.increment(1);
-            }
-        }
-    }
-
-    /// Polls each unit once; `Err` when nobody reads the rows any more.
-    async fn poll_all(&mut self) -> Result<(), ()> {
-        let mut units = std::mem::take(&mut self.units);
-        let mut gone = false;
-        let mut answered = false;
-        for unit in &mut units {
-            let line_down = self.line_down_until.is_some_and(|until| Instant::now() < until);
-            let polled = if line_down {
-                None
-            } else {
-                let polled = unit.poll(&self.bus, &self.points, &self.device).await;
-                self.note_line(polled.line_down);
-                answered |= polled.answered;
-                // Before the row: it is the first of a line that answers.
-                gone |= answered && self.tell(true).await.is_err();
-                Some(polled)
-            };
-            let (quality, values) = polled.map_or_else(
-                || (Quality::Bad, vec![None; self.points.len()]),
-                |polled| (polled.quality, polled.values),
-            );
-            if quality == Quality::Bad && self.skip_failures {
-                continue;
-            }
-            let device = Arc::clone(&self.device);
-            let reading = Reading { at: self.clock.now(), device, unit: unit.id, quality, values };
-            if self.sender.send(News::Reading(reading)).await.is_err() {
-                gone = true;
-                break;
-            }
-        }
-        self.units = units;
-        gone |= !answered && self.tell(false).await.is_err();
-        if gone { Err(()) } else { Ok(()) }
-    }
-
-    /// Tells whether units of the line answer, when that changes.
-    async fn tell(&mut self, yes: bool) -> Result<(), ()> {
-        if self.answering == yes {
-            return Ok(());
-        }
-        self.answering = yes;
-        self.sender.send(News::Answering { line: self.line, yes }).await.map_err(|_| ())
-    }
-
-    fn note_line(&mut self, down: bool) {
-        if down {
-            self.line_down_until = Some(Instant::now() + self.line_pause);
-            self.line_pause = (self.line_pause * 2).min(LINE_PAUSE_MAX);
-        } else {
-            self.line_down_until = None;
-            self.line_pause = LINE_PAUSE_MIN;
-        }
-    }
 }

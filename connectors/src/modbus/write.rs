@@ -34,7 +34,11 @@ const KEYS: &[Key] = &[
     optional("value_type", Kind::Word(TYPE_WORDS), "how it is stored, u16 if left out"),
     optional("order", Kind::Text, "order of the bytes on the wire, \"ABCD\" (big-endian) if left out"),
     required("value", Kind::Expression, "the value to set"),
-    optional("deadline", Kind::Duration, "never sent later than this, \"10s\" if left out"),
+    optional(
+        "deadline",
+        Kind::Duration,
+        "never sent later than this, \"10s\" if left out; a command that is lost is sent once more, three `timeout`s later at the earliest",
+    ),
 ];
 
 pub(crate) const ROW: Row<BuildTask> = Row {
@@ -156,6 +160,11 @@ struct Cell {
 
 #[async_trait]
 impl Device for Cell {
+    /// As long again as an answer is waited for, twice: as for a late answer.
+    fn settle(&self) -> Duration {
+        self.bus.timeout() * 2
+    }
+
     #[allow(
         clippy::cast_precision_loss,
         reason = "what is written is a float, so what is read back is compared as one"

@@ -45,7 +45,7 @@ mod wire;
 /// `[source.x] type = "mqtt"`
 pub(crate) const SOURCE: Row<BuildSource> = Row {
     name: "mqtt",
-    summary: "topics of an MQTT broker, acknowledged when their rows are durable",
+    summary: "topics of an MQTT broker, acknowledged when their rows are durable; a gap is a reject",
     keys: &[ROW_KEYS, CONNECTION_KEYS, SOURCE_KEYS, DURABLE_KEYS],
     example: SOURCE_EXAMPLE,
     build: build_source,
@@ -75,11 +75,15 @@ const SOURCE_KEYS: &[Key] = &[
         Kind::List(&Kind::Text),
         "topics; `+` is one level, `#` the rest, {name} one level that becomes a column, $share/group/… is shared",
     ),
-    optional("qos", Kind::Int(0, 2), "highest QoS to receive with; default 1"),
+    optional(
+        "qos",
+        Kind::Int(0, 2),
+        "highest QoS to receive with; default 1; with 0 each connection after the first begins with a reject that tells the gap",
+    ),
     optional(
         "persistent",
         Kind::Bool,
-        "whether the broker keeps messages while we are away; default true, needs a stable `client_id`",
+        "whether the broker keeps messages while we are away, or a reject tells the gap; default true, needs a stable `client_id`",
     ),
     optional("session_expiry", Kind::Duration, "how long it keeps them (MQTT 5); default 7d"),
     optional(
@@ -164,7 +168,8 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
         clock: std::sync::Arc::clone(&context.clock),
         faults: Faults::default(),
         connections: 0,
-        has_gap: false,
+        was_connected: false,
+        gap: None,
         running: None,
     };
     Ok(SourcePart {

@@ -41,6 +41,10 @@ const STRIKE_SPAN: Duration = Duration::from_secs(300);
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 const SHORT_LIVES_MAX: usize = 6;
 
+/// Why messages may be missing.
+const LOST_SESSION: &str = "the broker has lost our session";
+const NOT_KEPT: &str = "we were away, and the broker keeps nothing for us (qos 0, or not persistent)";
+
 /// Reads topics of an MQTT broker.
 pub(super) struct MqttSource {
     pub(super) node: String,
@@ -56,8 +60,10 @@ pub(super) struct MqttSource {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) faults: Faults,
     pub(super) connections: u64,
-    /// Messages may be missing before the next ones: to be told.
-    pub(super) has_gap: bool,
+    /// There was a connection before, in this life.
+    pub(super) was_connected: bool,
+    /// Why messages may be missing before the next ones: to be told.
+    pub(super) gap: Option<&'static str>,
     pub(super) running: Option<Running>,
 }
 
@@ -179,10 +185,10 @@ impl MqttSource {
     }
 
     /// No rows, and a reject that marks where some may be missing.
-    fn gap(&mut self) -> Result<Polled, ConnectorError> {
+    fn gap(&mut self, why: &str) -> Result<Polled, ConnectorError> {
         let mut decoded = self.decoder.finish();
         decoded.bad.push(BadRow {
-            reason: "gap: the broker has lost our session; messages may be missing here".into(),
+            reason: format!("gap: {why}; messages may be missing here"),
             position: format!("{}, connection {}", self.wanted.broker, self.connections),
             payload: Arc::from([]),
         });
@@ -219,13 +225,23 @@ impl MqttSource {
 
 #[async_trait]
 impl Source for MqttSource {
-    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
+    async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
         self.close().await?;
+        // An old position must not be taken for one of this connection.
+        let before = resume.and_then(|position| position.read::<Place>().ok());
+        self.connections = self.connections.max(before.map_or(0, |Place(connection, _)| connection));
+        let was_away = resume.is_some() || self.was_connected;
         let (running, is_ready) = self.start()?;
         self.running = Some(running);
         match tokio::time::timeout(self.settings.handshake_max(), is_ready).await {
             Ok(Ok(has_gap)) => {
-                self.has_gap |= has_gap;
+                self.was_connected = true;
+                let keeps = self.wanted.qos > 0 && self.memory.is_some();
+                self.gap = match (has_gap, was_away && !keeps) {
+                    (true, _) => Some(LOST_SESSION),
+                    (_, true) => Some(NOT_KEPT),
+                    (false, false) => self.gap,
+                };
                 Ok(())
             }
             Ok(Err(_)) => Err(self.ended().await),
@@ -237,8 +253,8 @@ impl Source for MqttSource {
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
-        if std::mem::take(&mut self.has_gap) {
-            return self.gap();
+        if let Some(why) = self.gap.take() {
+            return self.gap(why);
         }
         let mut messages = Vec::new();
         let Some(running) = self.running.as_mut() else {
@@ -249,6 +265,10 @@ impl Source for MqttSource {
         }
         let acks = Arc::clone(&running.acks);
         self.rows(&messages, &acks)
+    }
+
+    fn remembers(&self) -> bool {
+        true
     }
 
     fn committer(&self) -> Option<Box<dyn Committer>> {

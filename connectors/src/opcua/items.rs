@@ -14,6 +14,7 @@ use opcua::types::{
 };
 use tidegate_engine::error::ConnectorError;
 
+use super::held::{Held, asked};
 use super::link::{Link, Subscription, Wanted};
 use super::nodes::{Item, Refused, refusal, resolve};
 use super::subscription::sequence;
@@ -57,11 +58,33 @@ impl Handles {
         values
     }
 
+    /// As they were made when the server refused none of them.
+    pub(crate) fn of(items: &[Arc<Item>]) -> Handles {
+        let mut handles = Handles::default();
+        for item in items {
+            handles.add(item);
+        }
+        handles
+    }
+
+    /// Whether they are those that `of` gives, and none was refused.
+    fn is_plain(&self) -> bool {
+        self.refused.is_empty() && usize::try_from(self.last).is_ok_and(|last| last == self.items.len())
+    }
+
     /// A handle that no item has had.
     fn add(&mut self, item: &Arc<Item>) -> u32 {
         self.last += 1;
         self.items.insert(self.last, Arc::clone(item));
         self.last
+    }
+
+    /// Takes back the handles that were made last, in a request that failed.
+    fn take_back(&mut self, handles: &[u32]) {
+        for handle in handles {
+            self.items.remove(handle);
+            self.last -= 1;
+        }
     }
 
     fn refuse(&mut self, handle: u32, status: StatusCode) {
@@ -83,7 +106,7 @@ impl Link {
         started.is_some() && started == self.server_started
     }
 
-    async fn started(&self) -> Option<DateTime> {
+    pub(crate) async fn started(&self) -> Option<DateTime> {
         let node: NodeId = VariableId::Server_ServerStatus_StartTime.into();
         let read = self.session.read(&[ReadValueId::from(node)], TimestampsToReturn::Neither, 0.0).await;
         match read.ok()?.into_iter().next()?.value {
@@ -109,7 +132,7 @@ impl Link {
             id: created.subscription_id,
             keep_alive: interval.saturating_mul(created.revised_max_keep_alive_count),
         };
-        self.handles = Handles { last: self.handles.last, refused: found.absent, ..Handles::default() };
+        self.handles = Handles { refused: found.absent, ..Handles::default() };
         let count = found.items.len() + self.handles.refused.len();
         if let Err(error) = self.create_items(subscription.id, &found.items).await {
             let delete = DeleteSubscriptions::new(&self.session).subscription(subscription.id);
@@ -121,6 +144,16 @@ impl Link {
         sequence(&self.acknowledgements).restart(subscription.id);
         self.subscription = Some(subscription);
         self.server_started = Some(started.unwrap_or_default());
+        // A server that does not say when it was started cannot be told from another.
+        let holds = self.wanted.holds && started.is_some() && self.handles.is_plain();
+        self.is_held = holds;
+        self.new_held = holds.then(|| Held {
+            subscription: subscription.id,
+            last: 0,
+            keep_alive: subscription.keep_alive,
+            server_started: started.unwrap_or_default().ticks(),
+            asked: asked(&self.wanted, &found.items),
+        });
         tracing::info!("subscribed to {} of {count} nodes", self.handles.items.len());
         Ok(())
     }
@@ -162,7 +195,7 @@ impl Link {
                     rest = after;
                 }
                 Err(error) if error.status() == StatusCode::BadTooManyOperations && most > 1 => {
-                    handles.iter().for_each(|handle| drop(self.handles.items.remove(handle)));
+                    self.handles.take_back(&handles);
                     most = (most.min(rest.len()) / 2).max(1);
                 }
                 Err(error) => return Err(lost("cannot monitor")(error)),

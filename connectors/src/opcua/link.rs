@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use opcua::client::services::{Publish, Republish, TransferSubscriptions};
+use opcua::client::services::{Publish, Republish};
 use opcua::client::{Session, SessionConnectMode, UARequest};
 use opcua::types::{
     DataChangeNotification, DataValue, DateTime, NotificationMessage, PublishResponse,
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connect::Server;
+use super::held::Held;
 use super::items::Handles;
 use super::nodes::{Item, Selection};
 use super::poll::poll;
@@ -52,8 +53,12 @@ pub(crate) struct Wanted {
     pub(crate) poll: Option<Duration>,
     /// One poll, then the end.
     pub(crate) once: bool,
-    /// Values came before this link was made: what it missed is a gap.
-    pub(crate) goes_on: bool,
+    /// Values came before this link was made: what it missed is a gap, unless
+    /// the subscription of then can be taken over.
+    pub(crate) gap: Option<String>,
+    pub(crate) held: Option<Held>,
+    /// Whether a subscription is left at the server for the next process.
+    pub(crate) holds: bool,
 }
 
 /// What the link tells the source. The first news is always `Connected`.
@@ -61,8 +66,11 @@ pub(crate) struct Wanted {
 pub(crate) enum News {
     /// Whether values can come at present.
     Connected(bool),
-    /// Values with the item they belong to, and the ticket to acknowledge, if any.
-    Values { values: Vec<(Arc<Item>, DataValue)>, ticket: Option<u64> },
+    /// Values with the item they belong to, and what must be acknowledged, if
+    /// anything: the ticket and the message's number.
+    Values { values: Vec<(Arc<Item>, DataValue)>, ticket: Option<(u64, u32)> },
+    /// From here on this subscription is the one that may be taken over.
+    Held(Option<Held>),
     /// Values may be missing for these items, and why.
     Gap { items: Vec<Arc<Item>>, reason: String },
 }
@@ -88,7 +96,7 @@ pub(crate) async fn run(
         connection.leave(None).await;
         return result;
     }
-    let gap_owed = wanted.goes_on.then(|| "the session with the server was lost".to_owned());
+    let (gap_owed, held) = (wanted.gap.clone(), wanted.held.clone());
     let session = Arc::clone(&connection.session);
     let mut link = Link {
         session,
@@ -98,6 +106,9 @@ pub(crate) async fn run(
         subscription: None,
         handles: Handles::default(),
         gap_owed,
+        held,
+        is_held: false,
+        new_held: None,
         server_started: None,
         connected: false,
         anew: None,
@@ -107,7 +118,12 @@ pub(crate) async fn run(
         () = gone.closed() => Ok(()),
         result = link.subscribe(&mut connection) => result,
     };
-    connection.leave(link.subscription.map(|subscription| subscription.id)).await;
+    // Also one that is not taken over yet.
+    if link.is_held || link.held.is_some() {
+        connection.leave_it_there().await;
+    } else {
+        connection.leave(link.subscription.map(|subscription| subscription.id)).await;
+    }
     result
 }
 
@@ -128,9 +144,15 @@ pub(crate) struct Link {
     pub(crate) handles: Handles,
     /// A gap that is told as soon as the items are known.
     pub(crate) gap_owed: Option<String>,
+    /// The subscription of an earlier process, until it is taken over or not.
+    held: Option<Held>,
+    /// Whether the next process may take our subscription over.
+    pub(crate) is_held: bool,
+    /// That subscription, until the source is told.
+    pub(crate) new_held: Option<Held>,
     /// When the server was started: another time is another server.
     pub(crate) server_started: Option<DateTime>,
-    connected: bool,
+    pub(crate) connected: bool,
     /// When a new subscription is tried again, and the pause after that.
     anew: Option<(Instant, Duration)>,
     unanswered: usize,
@@ -202,6 +224,16 @@ impl Link {
     }
 
     async fn on_connected(&mut self, mode: SessionConnectMode) -> Result<(), ConnectorError> {
+        if let Some(held) = self.held.clone() {
+            let refused = self.take_over(&held).await?;
+            self.held = None;
+            let Some(why) = refused else {
+                self.gap_owed = None;
+                return Ok(());
+            };
+            let gap = self.gap_owed.take().unwrap_or_default();
+            self.gap_owed = Some(format!("{gap}, and {why}"));
+        }
         let Some(subscription) = self.subscription else {
             return self.start_anew("the connection was lost while subscribing").await;
         };
@@ -209,21 +241,13 @@ impl Link {
             if !self.is_same_server().await {
                 return self.start_anew("the server was restarted").await;
             }
-            if !self.transfer(subscription.id).await {
+            if self.transfer(subscription.id).await.is_err() {
                 return self.start_anew("the server has forgotten the session").await;
             }
         }
         tracing::info!("connected again; asking for what was missed");
         self.republish_all().await?;
         self.tell(News::Connected(true)).await
-    }
-
-    /// Takes the subscription of our former session over.
-    async fn transfer(&self, subscription: u32) -> bool {
-        let request = TransferSubscriptions::new(&self.session).subscription(subscription);
-        let answer = request.send(self.session.channel()).await;
-        let results = answer.ok().and_then(|answer| answer.results).unwrap_or_default();
-        results.first().is_some_and(|result| result.status_code.is_good())
     }
 
     async fn on_publish_failed(&mut self, error: &opcua::types::Error) -> Result<(), ConnectorError> {
@@ -278,6 +302,9 @@ impl Link {
         if let Some(reason) = self.gap_owed.take() {
             self.tell(News::Gap { items: self.handles.items(), reason }).await?;
         }
+        // After the gap: with this one in its place a new process would not tell it.
+        let held = self.new_held.take();
+        self.tell(News::Held(held)).await?;
         // A node that cannot be read is a bad value, not silence.
         let values = self.handles.take_new_refusals();
         if !values.is_empty() {
@@ -364,8 +391,9 @@ impl Link {
                 }
             }
         }
-        let ticket = sequence(&self.acknowledgements).seen(message.sequence_number);
-        self.tell(News::Values { values, ticket: Some(ticket) }).await
+        let number = message.sequence_number;
+        let ticket = sequence(&self.acknowledgements).seen(number);
+        self.tell(News::Values { values, ticket: Some((ticket, number)) }).await
     }
 
     pub(crate) async fn tell(&self, news: News) -> Result<(), ConnectorError> {

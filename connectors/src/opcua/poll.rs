@@ -27,6 +27,7 @@ pub(crate) async fn poll(
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut items: Option<Vec<Arc<Item>>> = None;
+    let mut gap_owed = wanted.gap.clone();
     loop {
         tokio::select! {
             biased;
@@ -36,6 +37,9 @@ pub(crate) async fn poll(
                     let session = &connection.session;
                     let found = resolve(session, &wanted.selections, &wanted.tag_names).await?;
                     tell(news, News::Connected(true)).await?;
+                    if let Some(reason) = gap_owed.take() {
+                        tell(news, News::Gap { items: found.items.clone(), reason }).await?;
+                    }
                     if !found.absent.is_empty() {
                         let values = found.absent.iter().map(refusal).collect();
                         tell(news, News::Values { values, ticket: None }).await?;

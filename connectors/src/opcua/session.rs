@@ -167,6 +167,15 @@ impl Connection {
 
     /// Takes leave, so that the server keeps neither session nor subscription.
     pub(crate) async fn leave(self, subscription: Option<u32>) {
+        self.say_goodbye(subscription, false).await;
+    }
+
+    /// Takes leave, so that the server keeps the subscription for who comes next.
+    pub(crate) async fn leave_it_there(self) {
+        self.say_goodbye(None, true).await;
+    }
+
+    async fn say_goodbye(self, subscription: Option<u32>, keeps: bool) {
         let goodbye = async {
             if let Some(subscription) = subscription {
                 let deleted = DeleteSubscriptions::new(&self.session)
@@ -177,7 +186,12 @@ impl Connection {
                     tracing::debug!("cannot delete the subscription: {error}");
                 }
             }
-            if let Err(error) = self.session.disconnect().await {
+            let left = if keeps {
+                self.session.disconnect_without_delete_subscriptions().await
+            } else {
+                self.session.disconnect().await
+            };
+            if let Err(error) = left {
                 tracing::debug!("cannot take leave: {error}");
             }
         };

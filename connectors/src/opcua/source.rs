@@ -25,16 +25,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::connect::{SERVER_KEYS, Server, refuse_errors};
+use super::held::Place;
 use super::link::{News, Wanted, run};
 use super::nodes::{Item, NODE_KEYS, read};
 use super::subscription::{Acknowledgements, sequence};
 use super::value::{Timestamp, VALUE_TYPES, ValueType, number, quality, text, time, truth, whole};
-use crate::format::{DURABLE_KEYS, durable, watermark_policy};
+use crate::format::{DURABLE_KEYS, GAP_PERIODS, durable, watermark_policy};
 
 const KEYS: &[Key] = &[
     required("nodes", Kind::List(&Kind::Table(NODE_KEYS)), "which nodes"),
     optional("sampling", Kind::Duration, "how often the server looks at a value, \"1s\" if left out"),
-    optional("publishing", Kind::Duration, "how often the server sends, \"100ms\" if left out"),
+    optional(
+        "publishing",
+        Kind::Duration,
+        "how often the server sends, \"100ms\" if left out; with `durable` it holds the subscription for 600 times as long, and a start within that time goes on with it",
+    ),
     optional("queue", Kind::Int(1, 100_000), "values that the server keeps for each node, 100 if left out"),
     optional(
         "deadband",
@@ -44,7 +49,11 @@ const KEYS: &[Key] = &[
         ]),
         "report by exception, at the server",
     ),
-    optional("poll", Kind::Duration, "read at this interval instead of subscribing"),
+    optional(
+        "poll",
+        Kind::Duration,
+        "read at this interval instead of subscribing; a start over three of them after the last row tells a gap",
+    ),
     optional("value_type", Kind::Word(VALUE_TYPES), "type of the column `value`, \"float64\" if left out"),
     optional(
         "timestamp",
@@ -68,7 +77,7 @@ const KEYS: &[Key] = &[
 
 pub(crate) const ROW: Row<BuildSource> = Row {
     name: "opcua",
-    summary: "values of OPC UA nodes, by subscription or polling",
+    summary: "values of OPC UA nodes, by subscription or polling; a gap is a row of quality bad",
     keys: &[KEYS, SERVER_KEYS, DURABLE_KEYS],
     example: r#"[source.vibration]
 type     = "opcua"
@@ -102,7 +111,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
     let value_type = ValueType::parse(table.str("value_type").unwrap_or("float64"));
     let stream = stream(value_type, &tag_names);
     let once_poll = context.once.then_some(Duration::from_millis(100));
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         selections,
         tag_names,
         sampling_ms: table.duration("sampling").unwrap_or(Duration::from_secs(1)).as_secs_f64() * 1e3,
@@ -111,7 +120,9 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         deadband,
         poll: table.duration("poll").or(once_poll),
         once: context.once,
-        goes_on: false,
+        gap: None,
+        held: None,
+        holds: false,
     };
     let timestamp = match table.str("timestamp") {
         Some("server") => Timestamp::Server,
@@ -119,6 +130,9 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         Some(_) | None => Timestamp::Source,
     };
     let subscribes = wanted.poll.is_none();
+    let logged = durable(config, subscribes);
+    // Without a log nobody knows after a crash what was read.
+    wanted.holds = subscribes && logged;
     let source = OpcUaSource {
         server,
         wanted,
@@ -129,7 +143,8 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         acknowledgements: Acknowledgements::default(),
         link: None,
         connected: Arc::default(),
-        last_ticket: 0,
+        place: Place::default(),
+        goes_on: false,
     };
     let part = SourcePart {
         source: Box::new(source),
@@ -137,7 +152,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         watermark: watermark_policy(config),
         replayable: false,
         commit_quickly: subscribes,
-        logged: durable(config, subscribes),
+        logged,
     };
     Ok(part)
 }
@@ -185,8 +200,10 @@ struct OpcUaSource {
     acknowledgements: Acknowledgements,
     link: Option<RunningLink>,
     connected: Arc<AtomicBool>,
-    /// Everything up to this ticket was handed on.
-    last_ticket: u64,
+    /// After the rows that were handed on last.
+    place: Place,
+    /// It was open before.
+    goes_on: bool,
 }
 
 /// One row before it becomes one.
@@ -199,15 +216,16 @@ struct Sample {
 
 #[async_trait]
 impl Source for OpcUaSource {
-    async fn open(&mut self, _resume: Option<&Position>) -> Result<(), ConnectorError> {
+    async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
         self.close().await?;
+        self.resume(resume);
         let (sender, receiver) = mpsc::channel(NEWS_WAITING_MAX);
         let link = run(self.server.clone(), self.wanted.clone(), Arc::clone(&self.acknowledgements), sender);
         let (receiver, link) = self.link.insert((receiver, tokio::spawn(link)));
         match receiver.recv().await {
-            Some(_) => {
-                self.connected.store(true, Ordering::Release);
-                self.wanted.goes_on = true;
+            Some(first) => {
+                self.connected.store(!matches!(first, News::Connected(false)), Ordering::Release);
+                self.goes_on = true;
                 Ok(())
             }
             None => ended(link).await,
@@ -227,8 +245,12 @@ impl Source for OpcUaSource {
         for one in news {
             match one {
                 News::Connected(connected) => self.connected.store(connected, Ordering::Release),
+                News::Held(held) => self.place.held = held,
                 News::Values { values, ticket } => {
-                    self.last_ticket = ticket.unwrap_or(self.last_ticket);
+                    if let Some((ticket, number)) = ticket {
+                        self.place.ticket = ticket;
+                        self.place.held.iter_mut().for_each(|held| held.last = number);
+                    }
                     samples.extend(values.into_iter().map(|(item, value)| self.sample(item, value)));
                 }
                 News::Gap { items, reason } => {
@@ -240,8 +262,15 @@ impl Source for OpcUaSource {
             }
         }
         let batch = self.batch(&samples).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-        let position = Position::of(&self.last_ticket);
+        if !samples.is_empty() {
+            self.place.at = Some(self.clock.now().0);
+        }
+        let position = Position::of(&self.place);
         Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position, received: None }))
+    }
+
+    fn remembers(&self) -> bool {
+        true
     }
 
     fn silence(&self) -> Option<Arc<dyn Silence>> {
@@ -280,12 +309,40 @@ struct Acknowledger(Acknowledgements);
 #[async_trait]
 impl Committer for Acknowledger {
     async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
-        sequence(&self.0).durable(position.read()?);
+        // That of an earlier life may be of an earlier version.
+        if let Ok(Place { ticket, .. }) = position.read() {
+            sequence(&self.0).durable(ticket);
+        }
         Ok(())
     }
 }
 
 impl OpcUaSource {
+    /// Where it stood, in this life or an earlier one: what was missed since
+    /// then is told, if it is not asked for again.
+    fn resume(&mut self, resume: Option<&Position>) {
+        if let Some(position) = resume {
+            // What cannot be read is of an earlier version, and an earlier life all the same.
+            self.place = position.read().unwrap_or_default();
+            sequence(&self.acknowledgements).tickets_after(self.place.ticket);
+        }
+        let is_known = resume.is_some() || self.goes_on;
+        let last = self.place.at.map(Time);
+        let is_short = match (self.wanted.poll, last) {
+            (Some(every), Some(last)) => self.clock.now().since(last) <= every * GAP_PERIODS,
+            (_, _) => false,
+        };
+        self.wanted.gap = (is_known && !is_short && !self.wanted.once).then(|| {
+            let since = last.map_or_else(String::new, |last| format!(" after {last}"));
+            if self.goes_on {
+                "the session with the server was lost".to_owned()
+            } else {
+                format!("nobody was reading{since}")
+            }
+        });
+        self.wanted.held = self.place.held.clone().filter(|_| self.wanted.holds);
+    }
+
     fn sample(&self, item: Arc<Item>, value: DataValue) -> Sample {
         let status = value.status.unwrap_or(StatusCode::Good);
         let quality = quality(status);

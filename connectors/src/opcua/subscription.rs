@@ -54,6 +54,8 @@ pub(crate) struct Sequence {
     subscription: u32,
     /// The last number seen; 0 before the first.
     last: u32,
+    /// Whether it is known which number comes next.
+    is_known: bool,
     /// Messages handed on, by ticket, until they may be acknowledged.
     unacknowledged: VecDeque<(u64, u32)>,
     next_ticket: u64,
@@ -70,7 +72,7 @@ impl Sequence {
     pub(crate) fn missing_before(&self, number: u32) -> Vec<u32> {
         let ahead = number.wrapping_sub(self.expected());
         // Over half the range ahead is behind: a repeat.
-        if self.last == 0 || ahead > SEQUENCE_MAX / 2 {
+        if !self.is_known || ahead > SEQUENCE_MAX / 2 {
             return Vec::new();
         }
         let mut missing = Vec::new();
@@ -85,12 +87,13 @@ impl Sequence {
 
     /// Whether this number has been seen already.
     pub(crate) fn is_repeat(&self, number: u32) -> bool {
-        self.last != 0 && number.wrapping_sub(self.expected()) > SEQUENCE_MAX / 2
+        self.is_known && number.wrapping_sub(self.expected()) > SEQUENCE_MAX / 2
     }
 
     /// A message with data has been seen; answers its ticket.
     pub(crate) fn seen(&mut self, number: u32) -> u64 {
         self.last = number;
+        self.is_known = true;
         self.next_ticket += 1;
         self.unacknowledged.push_back((self.next_ticket, number));
         self.next_ticket
@@ -105,6 +108,19 @@ impl Sequence {
             self.unacknowledged.pop_front();
             self.acknowledgeable.push(number);
         }
+    }
+
+    /// The subscription of an earlier process, read up to `last`. What the
+    /// server has of before need not come again.
+    pub(crate) fn take_over(&mut self, subscription: u32, last: u32, available: &[u32]) {
+        self.restart(subscription);
+        (self.last, self.is_known) = (last, true);
+        self.acknowledgeable = available.iter().copied().filter(|number| self.is_repeat(*number)).collect();
+    }
+
+    /// Tickets of an earlier process mean nothing in this one.
+    pub(crate) fn tickets_after(&mut self, ticket: u64) {
+        self.next_ticket = self.next_ticket.max(ticket);
     }
 
     /// A new subscription counts from 1; tickets go on.
@@ -161,5 +177,17 @@ mod tests {
         sequence(&home).restart(8);
         drop(old);
         assert_eq!(Acks::take(&home).numbers, [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_subscription_that_is_taken_over_goes_on_where_it_was_read() {
+        let home = Acknowledgements::default();
+        sequence(&home).take_over(7, 4, &[2, 3, 4, 5, 6]);
+        assert_eq!(Acks::take(&home).numbers, [2, 3, 4], "they are durable");
+        assert_eq!(sequence(&home).missing_before(6), [5]);
+        sequence(&home).take_over(8, 0, &[1, 2]);
+        assert_eq!(Acks::take(&home).numbers, [0_u32; 0]);
+        assert_eq!(sequence(&home).missing_before(2), [1], "nothing was read, so the first one is missing");
+        assert!(!sequence(&home).is_repeat(1));
     }
 }

@@ -16,7 +16,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
 use tidegate_connectors::SOURCES;
 use tidegate_engine::error::{ConfigError, ConnectorError};
-use tidegate_engine::source::{Committer, Polled, SourcePart};
+use tidegate_engine::source::{Committer, Polled, Position, SourcePart};
 use tidegate_engine::topology::node::BuildContext;
 use tokio::time::timeout;
 
@@ -47,6 +47,8 @@ pub(crate) struct Feed {
     pub(crate) part: SourcePart,
     /// Whether what was read is acknowledged as durable.
     pub(crate) commits: bool,
+    /// Where the source stood after the last batch.
+    pub(crate) position: Option<Position>,
     committer: Option<Box<dyn Committer>>,
     waiting: VecDeque<Row>,
 }
@@ -66,16 +68,29 @@ impl Feed {
         keys: &str,
         context: &BuildContext,
     ) -> Result<Feed, ConnectorError> {
+        Feed::build(endpoint, keys, context, None).reopened().await
+    }
+
+    /// Opens it as a process does that goes on after another one.
+    pub(crate) async fn open_at(endpoint: &str, keys: &str, position: Option<Position>) -> Feed {
+        let feed = Feed::build(endpoint, keys, &topology::build_context(), position).reopened().await;
+        feed.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn build(endpoint: &str, keys: &str, context: &BuildContext, position: Option<Position>) -> Feed {
         let keys = format!("endpoint = \"{endpoint}\"\n{keys}");
         let part = build("opcua", &keys, context).unwrap_or_else(|error| panic!("{error}"));
-        let mut feed = Feed { part, commits: true, committer: None, waiting: VecDeque::new() };
-        feed.reopen().await?;
-        Ok(feed)
+        Feed { part, commits: true, position, committer: None, waiting: VecDeque::new() }
+    }
+
+    async fn reopened(mut self) -> Result<Feed, ConnectorError> {
+        self.reopen().await?;
+        Ok(self)
     }
 
     /// What the driver does at the start and after `Lost`.
     pub(crate) async fn reopen(&mut self) -> Result<(), ConnectorError> {
-        timeout(LIMIT, self.part.source.open(None)).await.expect("opens in time")?;
+        timeout(LIMIT, self.part.source.open(self.position.as_ref())).await.expect("opens in time")?;
         self.committer = self.part.source.committer();
         Ok(())
     }
@@ -83,6 +98,9 @@ impl Feed {
     /// The next batch; everything in it is durable at once, if `commits`.
     pub(crate) async fn batch(&mut self) -> Result<Polled, ConnectorError> {
         let polled = timeout(LIMIT, self.part.source.next()).await.expect("news in time")?;
+        if let Polled::Rows(rows) = &polled {
+            self.position = Some(rows.position.clone());
+        }
         if let (true, Polled::Rows(rows), Some(committer)) = (self.commits, &polled, &mut self.committer) {
             committer.commit(&rows.position).await.expect("commits");
         }
@@ -101,6 +119,11 @@ impl Feed {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Rows that were read and not looked at.
+    pub(crate) fn rest(&mut self) -> Vec<Row> {
+        self.waiting.drain(..).collect()
     }
 
     /// The next row that satisfies a condition; the others before it are dropped.

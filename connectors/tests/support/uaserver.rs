@@ -67,6 +67,8 @@ impl UaServer {
         limits.max_array_length = 1_000_000;
         limits.max_message_size = 64 << 20;
         limits.max_chunk_count = 1_000;
+        // Sessions of clients that were killed stay for a minute.
+        limits.max_sessions = 1_000;
         limits.subscriptions.max_monitored_item_queue_size = 1_000;
         limits.subscriptions.min_publishing_interval_ms = 10.0;
         limits.subscriptions.min_sampling_interval_ms = 0.0;

@@ -89,6 +89,8 @@ enum Manner {
     Does,
     DoesAndIsSilent,
     LosesIt,
+    /// After the read-back and before it counts as lost.
+    DoesItLater,
     Refuses,
     CannotBeReached,
     DoesSomethingElse,
@@ -98,34 +100,53 @@ struct Valve {
     value: StdMutex<f64>,
     effects: StdMutex<u32>,
     manners: StdMutex<Vec<Manner>>,
+    settle: Duration,
+    /// A command that is on its way, and when it is executed.
+    coming: StdMutex<Option<(tokio::time::Instant, f64)>>,
+}
+
+impl Valve {
+    fn set(&self, to: f64) {
+        *self.value.lock().expect("not poisoned") = to;
+        *self.effects.lock().expect("not poisoned") += 1;
+    }
 }
 
 #[async_trait]
 impl Device for Valve {
+    fn settle(&self) -> Duration {
+        self.settle
+    }
+
     async fn read(&self) -> Result<f64, TaskError> {
+        let mut coming = self.coming.lock().expect("not poisoned");
+        if let Some((_, to)) = coming.take_if(|(at, _)| *at <= tokio::time::Instant::now()) {
+            self.set(to);
+        }
         Ok(*self.value.lock().expect("not poisoned"))
     }
 
     async fn write(&self, value: f64) -> Result<(), NotWritten> {
         let manner = self.manners.lock().expect("not poisoned").pop().unwrap_or(Manner::Does);
-        let set = |to| {
-            *self.value.lock().expect("not poisoned") = to;
-            *self.effects.lock().expect("not poisoned") += 1;
-        };
         match manner {
             Manner::Does => {
-                set(value);
+                self.set(value);
                 Ok(())
             }
             Manner::DoesAndIsSilent => {
-                set(value);
+                self.set(value);
                 Err(NotWritten::Unknown("no answer".into()))
             }
             Manner::LosesIt => Err(NotWritten::Unknown("no answer".into())),
+            Manner::DoesItLater => {
+                let at = tokio::time::Instant::now() + 2 * READ_BACK_ATTEMPTS * READ_BACK_WAIT;
+                *self.coming.lock().expect("not poisoned") = Some((at, value));
+                Err(NotWritten::Unknown("no answer".into()))
+            }
             Manner::Refuses => Err(NotWritten::Refused("exception 2".into())),
             Manner::CannotBeReached => Err(NotWritten::NotSent("connection refused".into())),
             Manner::DoesSomethingElse => {
-                set(value / 2.0);
+                self.set(value / 2.0);
                 Ok(())
             }
         }
@@ -151,6 +172,8 @@ impl World {
                 value: StdMutex::new(1.0),
                 effects: StdMutex::default(),
                 manners: StdMutex::new(manners.iter().rev().copied().collect()),
+                settle: Duration::ZERO,
+                coming: StdMutex::default(),
             },
             mode: Mode::Armed,
         }
@@ -211,6 +234,20 @@ async fn a_lost_reply_is_settled_by_reading_back() {
     let world = World::new(&[Manner::LosesIt, Manner::LosesIt]);
     assert!(matches!(world.write(40.0).await, Err(TaskError::Unknown(_))));
     assert_eq!((world.effects(), world.notebook.tickets.lock().expect("not poisoned").len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_may_still_be_on_its_way_is_waited_for() {
+    let mut world = World::new(&[Manner::DoesItLater]);
+    world.valve.settle = Duration::from_secs(2);
+    assert!(world.write(40.0).await.is_ok());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.valve.read().await.expect("answers");
+    assert_eq!(world.effects(), 1, "no second command");
+    let mut world = World::new(&[Manner::LosesIt]);
+    world.valve.settle = Duration::from_secs(2);
+    assert!(world.write(40.0).await.is_ok(), "it is lost, and issued again once");
+    assert_eq!(world.effects(), 1);
 }
 
 #[tokio::test]

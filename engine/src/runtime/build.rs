@@ -331,7 +331,8 @@ impl Builder<'_> {
         let restored = self.checkpoint.sources.remove(&node.name);
         let restored = restored.filter(|_| !self.config.reset_state.contains(&node.name));
         let (position, watermark) = restored.unwrap_or_default();
-        let position = position.filter(|_| node.part.replayable && !planted!(PositionForgotten));
+        let wanted = node.part.replayable || node.part.source.remembers();
+        let position = position.filter(|_| wanted && !planted!(PositionForgotten));
         let watermark = watermark.filter(|_| !planted!(WatermarkForgotten));
         let clock = Arc::clone(&self.config.clock);
         let driver = SourceDriver::new(&node.part, outlets, job, receiver, clock, position, watermark);

@@ -41,10 +41,20 @@ pub(super) const REMEMBERED_BYTES: u64 = 64 << 20;
 /// How long the last acknowledgements may take.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
-/// Where a logged source stands: the number of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Where a logged source stands: the number of a record, and where the source
+/// itself stood after its rows, if it wants to know that after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Place {
     record: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+impl Place {
+    fn position(record: u64, source: Option<&Position>) -> Position {
+        let source = source.and_then(|Position(bytes)| String::from_utf8(bytes.to_vec()).ok());
+        Position::of(&Place { record, source })
+    }
 }
 
 /// What the log of a source needs.
@@ -68,6 +78,10 @@ pub(super) struct LoggedSource {
     shelf: Shelf,
     /// The source, while nobody reads it.
     inner: Option<Box<dyn Source>>,
+    /// Whether it wants its own position back.
+    remembers: bool,
+    /// That position, after the last rows that were handed out.
+    source_position: Option<Position>,
     pump: Option<Pump>,
     log: Option<GroupLog>,
     /// Records of an earlier process that come first.
@@ -89,7 +103,9 @@ impl LoggedSource {
         LoggedSource {
             unique: Arc::new(Mutex::new(Unique::new(shelf.unique.clone(), NAMES_MAX))),
             shelf,
+            remembers: inner.remembers(),
             inner: Some(inner),
+            source_position: None,
             pump: None,
             log: None,
             replay: None,
@@ -140,15 +156,20 @@ impl LoggedSource {
                     let reason = "its columns are not those of the file any more";
                     return Err(self.unreadable(record.number, reason));
                 }
+                self.source_position = payload.position.or(self.source_position.take());
                 Ok(Some(Rows {
                     partition: payload.partition,
                     batch: payload.batch,
                     rejects: payload.rejects,
-                    position: Position::of(&Place { record: record.number }),
+                    position: self.place(record.number),
                     received: Some(Time(record.received_us)),
                 }))
             }
         }
+    }
+
+    fn place(&self, record: u64) -> Position {
+        Place::position(record, self.source_position.as_ref())
     }
 
     fn unreadable(&self, record: u64, reason: &str) -> ConnectorError {
@@ -172,7 +193,7 @@ impl LoggedSource {
             partition: 0,
             batch: arrow::array::RecordBatch::new_empty(Arc::clone(&self.shelf.stream.columns)),
             rejects: Some(rejects.map_err(|error| ConnectorError::Fatal(error.to_string()))?),
-            position: Position::of(&Place { record: to }),
+            position: self.place(to),
             received: None,
         })
     }
@@ -182,7 +203,7 @@ impl LoggedSource {
         let (Some(mut inner), Some(log)) = (self.inner.take(), self.log.clone()) else {
             return Err(ConnectorError::Fatal("a logged source was opened twice".into()));
         };
-        if let Err(error) = inner.open(None).await {
+        if let Err(error) = inner.open(self.source_position.as_ref()).await {
             self.inner = Some(inner);
             return Err(error);
         }
@@ -193,7 +214,14 @@ impl LoggedSource {
         let node = self.shelf.node.clone();
         self.pump = Some(Pump::start(
             inner,
-            Line { node, log, clock: Arc::clone(&self.shelf.clock), waiting, unique },
+            Line {
+                node,
+                log,
+                clock: Arc::clone(&self.shelf.clock),
+                waiting,
+                unique,
+                remembers: self.remembers,
+            },
         ));
         Ok(())
     }
@@ -256,7 +284,8 @@ impl LoggedSource {
         let record = current.ticket.durable().await.map_err(|error| fatal(&error))?;
         self.acknowledge(&position).await;
         let Logged { mut rows, received, .. } = self.current.take().ok_or_else(gone)?;
-        rows.position = Position::of(&Place { record });
+        self.source_position = self.remembers.then_some(position);
+        rows.position = self.place(record);
         rows.received = Some(received);
         Ok(Polled::Rows(rows))
     }
@@ -291,7 +320,11 @@ impl Source for LoggedSource {
         if self.log.is_none() {
             // The position of a time when rows were not logged says nothing here.
             let place = resume.and_then(|position| position.read::<Place>().ok());
-            self.open_log(place.map(|place| place.record)).await?;
+            let record = place.as_ref().map(|place| place.record);
+            let own = place.and_then(|place| place.source).map(|text| Position(text.into_bytes().into()));
+            // Any other is of a time when rows were not logged: the source's own, perhaps.
+            self.source_position = own.or_else(|| resume.cloned()).filter(|_| self.remembers);
+            self.open_log(record).await?;
         }
         if self.replay.is_some() { Ok(()) } else { self.connect().await }
     }
@@ -348,7 +381,7 @@ struct Trimmer {
 #[async_trait]
 impl Committer for Trimmer {
     async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
-        let Place { record } = position.read()?;
+        let Place { record, .. } = position.read()?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_back(record);
         while kept.len() > GENERATIONS {

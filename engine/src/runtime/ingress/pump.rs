@@ -41,6 +41,8 @@ pub(super) struct Line {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) waiting: Arc<Waiting>,
     pub(super) unique: Arc<Mutex<Unique>>,
+    /// Whether the source wants its position back after a crash.
+    pub(super) remembers: bool,
 }
 
 /// A source that is being read.
@@ -111,7 +113,8 @@ async fn logged(mut rows: Rows, line: &Line) -> Arrival {
         }
         Err(error) => return Arrival::Failed(ConnectorError::Fatal(format!("cannot compare rows: {error}"))),
     }
-    let encoded = encode(rows.partition, &rows.batch, rows.rejects.as_ref());
+    let position = line.remembers.then_some(&rows.position);
+    let encoded = encode(rows.partition, &rows.batch, rows.rejects.as_ref(), position);
     let bytes = match encoded {
         Ok(bytes) => bytes,
         Err(error) => return Arrival::Failed(ConnectorError::Fatal(format!("cannot log rows: {error}"))),

@@ -19,6 +19,9 @@ struct Peer {
     acknowledged: i64,
     /// Numbers before which the connection breaks, once each.
     breaks: Vec<i64>,
+    /// Whether it wants its position back, and what it was opened with.
+    remembers: bool,
+    opened_at: Vec<Option<i64>>,
 }
 
 struct Scripted {
@@ -47,9 +50,14 @@ fn batch(number: i64) -> RecordBatch {
 
 #[async_trait]
 impl Source for Scripted {
-    async fn open(&mut self, _: Option<&Position>) -> Result<(), ConnectorError> {
-        self.next = self.peer.lock().expect("no panic").acknowledged + 1;
+    async fn open(&mut self, at: Option<&Position>) -> Result<(), ConnectorError> {
+        let mut peer = self.peer.lock().expect("no panic");
+        self.next = peer.acknowledged + 1;
+        peer.opened_at.push(at.map(Position::read).transpose()?);
         Ok(())
+    }
+    fn remembers(&self) -> bool {
+        self.peer.lock().expect("no panic").remembers
     }
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
         let number = self.next;
@@ -95,7 +103,7 @@ fn peer(total: i64) -> Arc<Mutex<Peer>> {
 }
 
 async fn opened(source: &mut LoggedSource, after: Option<u64>) -> Result<(), ConnectorError> {
-    let position = after.map(|record| Position::of(&Place { record }));
+    let position = after.map(|record| Place::position(record, None));
     tokio::time::timeout(LIMIT, source.open(position.as_ref())).await.expect("in time")
 }
 
@@ -181,7 +189,7 @@ async fn after_a_crash_the_log_comes_first_and_nothing_is_missing() {
                         // A checkpoint.
                         (safe, place) = (seen, last);
                         let mut committer = source.committer().expect("has one");
-                        committer.commit(&Position::of(&Place { record })).await?;
+                        committer.commit(&Place::position(record, None)).await?;
                     }
                 }
                 (safe, place) = (seen, last);
@@ -227,7 +235,7 @@ async fn what_no_checkpoint_needs_is_removed() {
     for number in 1..=400 {
         let (_, record) = one(&mut source).await.expect("reads");
         if number % 50 == 0 {
-            committer.commit(&Position::of(&Place { record })).await.expect("is taken");
+            committer.commit(&Place::position(record, None)).await.expect("is taken");
         }
         if number == 149 {
             // Two checkpoints of this process; those of earlier ones may still be gone back to.
@@ -265,4 +273,50 @@ async fn after_a_stop_nothing_comes_twice() {
     for number in 4..=20 {
         assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(number));
     }
+}
+
+/// Also what the log has behind the checkpoint, and when it is lost and opened again.
+#[tokio::test]
+async fn a_source_that_wants_it_hears_where_it_stood_when_its_last_durable_rows_came() {
+    let (peer, disk) = (peer(20), SimDisk::default());
+    peer.lock().expect("no panic").remembers = true;
+    peer.lock().expect("no panic").breaks = vec![4];
+    let mut source = logged(&peer, &disk);
+    opened(&mut source, None).await.expect("opens");
+    for number in 1..=3 {
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(number));
+    }
+    assert!(one(&mut source).await.is_err(), "the line breaks");
+    opened(&mut source, None).await.expect("opens");
+    let polled = tokio::time::timeout(LIMIT, source.next()).await.expect("in time").expect("reads");
+    let Polled::Rows(Rows { position: at_four, .. }) = polled else { panic!("{polled:?}") };
+    for number in 5..=9 {
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(number));
+    }
+    drop(source);
+    disk.restart(&mut Seed::new(5));
+    peer.lock().expect("no panic").total = 1_000;
+    // After the rows of the log, where the last of them says; without rows, where the
+    // checkpoint says.
+    let opens_at = async |disk: &SimDisk, resume: Option<&Position>| {
+        let mut source = logged(&peer, disk);
+        source.open(resume).await.expect("opens");
+        let opened = || peer.lock().expect("no panic").opened_at.clone();
+        let (before, mut last) = (opened().len(), None);
+        loop {
+            let read = tokio::time::timeout(LIMIT, one(&mut source)).await.expect("in time");
+            if opened().len() > before {
+                return (opened().pop().flatten(), last);
+            }
+            last = Some(read.expect("a row of the log").0);
+        }
+    };
+    for resume in [Some(&at_four), None] {
+        let (opened, last) = opens_at(&disk, resume).await;
+        assert!(opened.is_some() && opened == last, "{opened:?} after {last:?}");
+    }
+    let at_the_end = Place::position(20, Some(&Position::of(&77)));
+    assert_eq!(opens_at(&SimDisk::default(), Some(&at_the_end)).await, (Some(77), None));
+    let opened_at = peer.lock().expect("no panic").opened_at.clone();
+    assert_eq!(opened_at[..2], [None, Some(3)]);
 }

@@ -40,10 +40,11 @@ pub fn cursor(bytes: &[u8]) {
 /// A record of the ingress log.
 pub fn ingress(bytes: &[u8]) {
     let Ok(read) = payload::decode(bytes) else { return };
-    let written = payload::encode(read.partition, &read.batch, read.rejects.as_ref());
+    let written = payload::encode(read.partition, &read.batch, read.rejects.as_ref(), read.position.as_ref());
     let Ok(written) = written else { return };
     let again = payload::decode(&written).expect("what was written is read");
-    let twice = payload::encode(again.partition, &again.batch, again.rejects.as_ref());
+    let twice =
+        payload::encode(again.partition, &again.batch, again.rejects.as_ref(), again.position.as_ref());
     assert!(twice.is_ok_and(|twice| twice == written), "other rows come back");
 }
 
