@@ -1,6 +1,6 @@
 //! What a sink whose peer is away costs its neighbour: rows go to a sink that is
-//! well and to an HTTP peer behind a queue, one row each 2 ms; after SECONDS
-//! (argument, default 600) the peer is gone for as long. Printed: the latency of
+//! well and to an HTTP peer behind a queue, one row each 2 ms; after a minute the
+//! peer is gone for SECONDS (argument, default 600). Printed: the latency of
 //! the healthy branch with the peer there and away, and the memory meanwhile.
 //! Open loop: a row's time begins when it is due.
 //!
@@ -23,6 +23,8 @@ use support::{Engine, machine, percentiles};
 
 /// Rows a second.
 const RATE: u64 = 500;
+/// Seconds that the peer is there.
+const THERE: u64 = 60;
 
 const TOPOLOGY: &str = r#"
 [source.rows]
@@ -112,28 +114,27 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let at = arguments.iter().position(|argument| argument == "--seconds");
     let seconds: u64 = at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(600);
-    println!("{}; one row each 2 ms, the peer is there for {seconds} s, then away as long", machine());
+    println!("{}; one row each 2 ms, the peer is there for {THERE} s, then away for {seconds} s", machine());
     let (peer, address) = Peer::start();
-    let rows = RATE * seconds * 2;
+    let rows = RATE * (THERE + seconds);
     let text = TOPOLOGY.replace("ROWS", &rows.to_string()).replace("ADDRESS", &address);
     let watcher = std::thread::spawn(move || {
-        let mut sizes = Vec::new();
-        for tenth in 0..20 {
-            std::thread::sleep(Duration::from_secs_f64(seconds as f64 / 10.0));
-            sizes.push(memory());
-            if tenth == 9 {
-                peer.is_gone.store(true, Ordering::Release);
-            }
+        std::thread::sleep(Duration::from_secs(THERE));
+        let mut sizes = vec![memory().to_string()];
+        peer.is_gone.store(true, Ordering::Release);
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(seconds * 100));
+            sizes.push(memory().to_string());
         }
-        let sizes: Vec<String> = sizes.iter().map(u64::to_string).collect();
         (sizes.join(" "), peer.requests.load(Ordering::Relaxed))
     });
     let shared = Engine::start().run_with(&CATALOG, &text).1;
     let times = shared.get_or_insert("healthy", Times::default).take();
     let (sizes, requests) = watcher.join().expect("no panic");
-    let (there, away) = times.split_at(times.len() / 2);
+    let (there, away) = times.split_at(usize::try_from(RATE * THERE).expect("small"));
     // The first second is the start.
-    println!("  peer there  {}", percentiles(&there[RATE.min(there.len() as u64 / 2) as usize..]));
+    println!("  peer there  {}", percentiles(&there[usize::try_from(RATE).expect("small")..]));
     println!("  peer away   {}", percentiles(away));
-    println!("  memory in MB, each tenth of either: {sizes}; {requests} requests were taken");
+    println!("  memory in MB when it goes, and each tenth of its absence: {sizes}");
+    println!("  {requests} requests were taken");
 }
