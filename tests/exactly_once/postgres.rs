@@ -120,9 +120,10 @@ impl Server {
         let first = file.lines().next().expect("a process").to_owned();
         let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"));
         let children = children.expect("it runs");
-        // `runuser` stops with its child and is not woken with it.
+        // `runuser` stops by itself when its child does, and is not woken with it.
         let starter = self.child.as_ref().expect("it runs").id().to_string();
-        let all = children.split_whitespace().chain([first.as_str(), starter.as_str()]);
+        let starter = Some(starter.as_str()).filter(|_| name == "CONT");
+        let all = children.split_whitespace().chain([first.as_str()]).chain(starter);
         let status = Command::new("kill").arg(format!("-{name}")).args(all).status();
         assert!(status.expect("kill starts").success());
     }
