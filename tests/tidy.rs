@@ -174,3 +174,20 @@ fn no_word_of_the_glossary_has_a_second_name() {
         }
     }
 }
+
+/// A name may end with `*`.
+#[test]
+fn every_test_that_the_table_of_faults_names_is_there() {
+    let table = fs::read_to_string(root().join("tests/README.md")).expect("tests/README.md");
+    let folders = ["tests", "engine", "connectors", "operators"];
+    let tests: String = folders.iter().flat_map(|folder| sources(folder)).map(|(_, text)| text).collect();
+    let is_of_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_*".contains(c);
+    for quoted in table.split('`').skip(1).step_by(2) {
+        // `file.rs: test`, or a further test of that file.
+        let name = quoted.rsplit(' ').next().unwrap_or_default();
+        if name.contains('_') && name.chars().all(is_of_a_name) {
+            let beginning = format!("fn {}", name.trim_end_matches('*'));
+            assert!(tests.contains(&beginning), "tests/README.md names `{name}`, which is no test");
+        }
+    }
+}

@@ -21,6 +21,7 @@ use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, Waterm
 use tidegate_engine::time::{Clock, Time, micros, time_type};
 use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tokio::time::Instant;
 
 const KEYS: &[Key] = &[
     optional(
@@ -37,7 +38,7 @@ const KEYS: &[Key] = &[
     optional(
         "missed",
         Kind::Word(&["skip", "run_latest", "run_all"]),
-        "times that passed while nothing ran, default \"skip\"",
+        "times that passed while nothing ran or the clock was set forward, default \"skip\"",
     ),
 ];
 
@@ -62,6 +63,9 @@ from = "morning"
 const MISSED_MAX: usize = 10_000;
 /// How often the wall clock is looked at: it may be set.
 const LOOK_MAX: Duration = Duration::from_secs(1);
+/// The clock was set, or the machine slept, where it moves so much further than
+/// time passes. After less than that no time is missed, only late.
+const LEAP_MIN: Duration = Duration::from_secs(60);
 /// Name of the event-time column.
 const SCHEDULED_FOR: &str = "scheduled_for";
 
@@ -80,8 +84,11 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         once: context.once,
         clock: Arc::clone(&context.clock),
         stream: stream.clone(),
+        node: config.name.clone(),
         last: Time::MIN,
         due: VecDeque::new(),
+        looked: None,
+        is_behind: false,
     };
     let watermark = WatermarkPolicy::default();
     // A time that was given and lost again would count as missed: remember it soon.
@@ -158,9 +165,32 @@ impl Times {
             }
         }
     }
+
+    /// The times after one and up to another.
+    fn between(&self, after: Time, to: Time) -> impl Iterator<Item = Time> {
+        std::iter::successors(self.after(after), |time| self.after(*time)).take_while(move |time| *time <= to)
+    }
+
+    /// A time, not before `last`, with so many times between it and `now`, if
+    /// there are as many, and not with many more: the clock may stand years ahead.
+    fn shortly_before(&self, now: Time, last: Time, count: usize) -> Time {
+        let least_us = match self {
+            Times::Every(every) => *every,
+            Times::Cron(..) => 1_000_000,
+        };
+        let mut span_us = least_us.saturating_mul(i64::try_from(count).unwrap_or(i64::MAX));
+        loop {
+            let from = Time(now.0.saturating_sub(span_us)).max(last);
+            if from == last || self.between(from, now).take(count).count() == count {
+                return from;
+            }
+            span_us = span_us.saturating_mul(4);
+        }
+    }
 }
 
 struct Schedule {
+    node: String,
     times: Times,
     missed: Missed,
     once: bool,
@@ -170,6 +200,10 @@ struct Schedule {
     last: Time,
     /// Times that are due, oldest first.
     due: VecDeque<Time>,
+    /// What the clock said last, and when.
+    looked: Option<(Time, Instant)>,
+    /// Whether the clock stands before `last`, and that was said.
+    is_behind: bool,
 }
 
 #[async_trait]
@@ -178,20 +212,10 @@ impl Source for Schedule {
         let now = self.clock.now();
         let last: Option<i64> = resume.map(Position::read).transpose()?;
         self.due.clear();
-        self.last = now;
-        let Some(last) = last else { return Ok(()) };
-        // A clock that was set back gives no time twice.
-        self.last = now.max(Time(last));
-        if self.missed != Missed::Skip {
-            let mut time = Time(last);
-            while let Some(next) = self.times.after(time).filter(|next| *next <= now) {
-                time = next;
-                self.due.push_back(next);
-                let kept = if self.missed == Missed::Latest { 1 } else { MISSED_MAX };
-                if self.due.len() > kept {
-                    self.due.pop_front();
-                }
-            }
+        self.looked = Some((now, Instant::now()));
+        match last {
+            Some(last) => self.miss(Time(last), now),
+            None => self.last = now,
         }
         Ok(())
     }
@@ -223,6 +247,42 @@ impl Source for Schedule {
 }
 
 impl Schedule {
+    /// Passes over the times up to now, and makes up for those that are wanted.
+    fn miss(&mut self, last: Time, now: Time) {
+        // A clock that was set back gives no time twice.
+        self.last = now.max(last);
+        let kept = match self.missed {
+            Missed::Skip => return,
+            Missed::Latest => 1,
+            Missed::All => MISSED_MAX,
+        };
+        let from = self.times.shortly_before(now, last, kept);
+        for time in self.times.between(from, now) {
+            self.due.push_back(time);
+            if self.due.len() > kept {
+                self.due.pop_front();
+            }
+        }
+    }
+
+    /// Whether the clock was set forward since it was looked at, or the machine
+    /// has slept: what passed meanwhile was missed and is not late.
+    fn was_set_forward(&mut self, now: Time) -> bool {
+        let before = self.looked.replace((now, Instant::now()));
+        before.is_some_and(|(then, at)| now.since(then) > at.elapsed() + LEAP_MIN)
+    }
+
+    /// Says it once when the clock stands far before a time that was given.
+    fn tell_if_set_back(&mut self, now: Time) {
+        let ahead = self.last.since(now);
+        let is_ahead = ahead > LEAP_MIN;
+        if is_ahead && !self.is_behind {
+            let last = self.last;
+            tracing::warn!(node = %self.node, "the clock was set back: {last} was given already, and nothing is due for {ahead:?}");
+        }
+        self.is_behind = is_ahead;
+    }
+
     /// Waits for the next time, or for a moment where it is far away.
     async fn wait(&mut self) {
         let Some(next) = self.times.after(self.last) else {
@@ -230,6 +290,10 @@ impl Schedule {
             return std::future::pending().await;
         };
         let now = self.clock.now();
+        if self.was_set_forward(now) && now >= next {
+            return self.miss(self.last, now);
+        }
+        self.tell_if_set_back(now);
         if now < next {
             tokio::time::sleep(next.since(now).min(LOOK_MAX)).await;
             return;
@@ -310,9 +374,9 @@ mod tests {
         );
     }
 
-    /// The hours that a source gives which stopped at 03:00 and goes on at 06:30.
+    /// The hours that a source gives which stopped at 03:00 and goes on at 06:59:30.
     async fn after_a_night(missed: &str) -> Vec<i64> {
-        let clock = Arc::new(SetClock(AtomicI64::new(at("2024-01-01T06:30:00Z").0)));
+        let clock = Arc::new(SetClock(AtomicI64::new(at("2024-01-01T06:59:30Z").0)));
         let mut context = build_context();
         context.clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let text = format!("[source.s]\ntype = \"schedule\"\nevery = \"1h\"\nmissed = \"{missed}\"\n");
@@ -334,5 +398,43 @@ mod tests {
         assert_eq!(after_a_night("skip").await, [7]);
         assert_eq!(after_a_night("run_latest").await, [6, 7]);
         assert_eq!(after_a_night("run_all").await, [4, 5, 6, 7]);
+    }
+
+    /// How many rows a source gives whose clock leaps by a year, up to the first
+    /// one behind it.
+    async fn after_a_year(keys: &str) -> usize {
+        let clock = Arc::new(SetClock(AtomicI64::new(at("2024-01-01T06:00:00Z").0)));
+        let mut context = build_context();
+        context.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        let text = format!("[source.s]\ntype = \"schedule\"\n{keys}\n");
+        let mut source = (SOURCE.build)(&node(&text), &context).expect("a right node").source;
+        source.open(None).await.expect("opens");
+        clock.0.store(at("2024-12-31T06:00:00.5Z").0, Ordering::SeqCst);
+        let (mut rows, behind) = (0, at("2024-12-31T06:00:01Z").0);
+        loop {
+            let ahead = Duration::from_millis(200);
+            let Ok(polled) = tokio::time::timeout(ahead, source.next()).await else {
+                clock.0.store(behind, Ordering::SeqCst);
+                continue;
+            };
+            let Polled::Rows(found) = polled.expect("reads") else { panic!("ended") };
+            rows += found.batch.num_rows();
+            let due = found.batch.column(1).as_primitive::<TimestampMicrosecondType>();
+            if due.values().contains(&behind) {
+                return rows;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_a_year_ahead_makes_no_storm() {
+        for times in ["every = \"1s\"", "cron = \"* * * * * *\""] {
+            for (missed, expected) in [("skip", 1), ("run_latest", 2), ("run_all", MISSED_MAX + 1)] {
+                let keys = format!("{times}\nmissed = \"{missed}\"");
+                let limit = Duration::from_secs(30);
+                let rows = tokio::time::timeout(limit, after_a_year(&keys)).await.expect("in time");
+                assert_eq!(rows, expected, "{keys}");
+            }
+        }
     }
 }

@@ -16,30 +16,32 @@ pub(crate) struct Daemon(Child);
 
 impl Daemon {
     pub(crate) fn start(folder: &Path, topology: &str, more: &[&str]) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["run", topology]).args(more);
+        Daemon::of(command, folder)
+    }
+
+    /// Any command that becomes tidegate or holds it.
+    pub(crate) fn of(mut command: Command, folder: &Path) -> Daemon {
         let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["run", topology])
-            .args(more)
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        Daemon(child.expect("tidegate starts"))
+        let child = command.current_dir(folder).stdout(Stdio::null()).stderr(log).spawn();
+        Daemon(child.expect("the command starts"))
     }
 
     /// The same under strace, which makes this call have this effect.
     #[allow(dead_code, reason = "not every test traces")]
     pub(crate) fn traced(folder: &Path, strace: &str, call: &str, inject: &str) -> Daemon {
-        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
-        let child = Command::new(strace)
-            .args(["-f", "-qqq", "-o", "/dev/null"])
-            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={inject}")])
-            .args([env!("CARGO_BIN_EXE_tidegate"), "run", "plant.toml"])
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        Daemon(child.expect("strace starts"))
+        let mut command = Command::new(strace);
+        command.args(["-f", "-qqq", "-o", "/dev/null"]);
+        command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={inject}")]);
+        command.args([env!("CARGO_BIN_EXE_tidegate"), "run", "plant.toml"]);
+        Daemon::of(command, folder)
+    }
+
+    /// Its process.
+    #[allow(dead_code, reason = "not every test looks at its process")]
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// Its exit code, or none if a signal ended it, if it ends within so many
@@ -70,6 +72,7 @@ impl Daemon {
     }
 
     /// SIGKILL.
+    #[allow(dead_code, reason = "not every test kills")]
     pub(crate) fn kill(mut self) {
         self.0.kill().expect("it can be killed");
         self.0.wait().expect("it ends");

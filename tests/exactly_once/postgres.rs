@@ -113,6 +113,21 @@ impl Server {
         child.wait().expect("it ends");
     }
 
+    /// STOP or CONT to all of its processes.
+    #[allow(dead_code, reason = "not every test freezes it")]
+    pub(crate) fn signal(&self, name: &str) {
+        let file = std::fs::read_to_string(self.data().join("postmaster.pid")).expect("it runs");
+        let first = file.lines().next().expect("a process").to_owned();
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"));
+        let children = children.expect("it runs");
+        // `runuser` stops by itself when its child does, and is not woken with it.
+        let starter = self.child.as_ref().expect("it runs").id().to_string();
+        let starter = Some(starter.as_str()).filter(|_| name == "CONT");
+        let all = children.split_whitespace().chain([first.as_str()]).chain(starter);
+        let status = Command::new("kill").arg(format!("-{name}")).args(all).status();
+        assert!(status.expect("kill starts").success());
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("postgresql://tidegate@127.0.0.1:{}/postgres", self.port)
     }

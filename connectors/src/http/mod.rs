@@ -1,5 +1,6 @@
 //! HTTP: rows in as a webhook, rows out as requests.
 
+mod door;
 mod sink;
 mod source;
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The HTTP sink: rows leave as the bodies of requests at `flush`, in order. A
-//! request that is repeated carries the same idempotency key, so that a peer
-//! that knows it takes the rows once; after a crash of ours rows since the last
-//! checkpoint come again under new keys.
+//! request that failed is repeated with the idempotency key it had, so that a
+//! peer that knows it takes the rows once; those before it that were answered
+//! are not. After a crash of ours rows since the last checkpoint come again
+//! under new keys.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -105,6 +107,7 @@ fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<S
         key: format!("{}/{}/{:x}", context.topology, config.name, started.0),
         client: None,
         batches: Vec::new(),
+        answered: Vec::new(),
         sent: 0,
         not_before: None,
     };
@@ -125,6 +128,9 @@ struct HttpSink {
     client: Option<Client>,
     /// Rows since the last flush.
     batches: Vec<RecordBatch>,
+    /// The requests that were answered before one failed, by key and body, and
+    /// why their rows were refused, if they were.
+    answered: Vec<(u64, Option<String>)>,
     /// Requests of earlier flushes.
     sent: u64,
     not_before: Option<Instant>,
@@ -157,14 +163,14 @@ impl Sink for HttpSink {
     async fn flush(&mut self, epoch: u64) -> Result<(), ConnectorError> {
         // The same rows are cut the same way again, so a repeated request has the key it had.
         let mut rejected = Vec::new();
-        let (mut request, mut row) = (self.sent, 0);
+        let (mut request, mut row) = (0, 0);
         let batches = std::mem::take(&mut self.batches);
         for batch in &batches {
             let mut start = 0;
             while start < batch.num_rows() {
                 let rows = batch.slice(start, self.rows_max.min(batch.num_rows() - start));
-                let key = format!("{}/{epoch}/{request}", self.key);
-                if let Some(reason) = self.send(&rows, &key).await? {
+                let key = format!("{}/{epoch}/{}", self.key, self.sent + request as u64);
+                if let Some(reason) = self.send_once(request, &rows, &key).await? {
                     let rows = row..row + rows.num_rows();
                     rejected.extend(rows.map(|row| RejectedRow { row, reason: reason.clone() }));
                 }
@@ -173,15 +179,35 @@ impl Sink for HttpSink {
                 row += rows.num_rows();
             }
         }
-        self.sent = request;
+        self.sent += request as u64;
+        self.answered.clear();
         if rejected.is_empty() { Ok(()) } else { Err(ConnectorError::Rejected(rejected)) }
     }
 }
 
 impl HttpSink {
-    /// Sends one request. Answers why the peer refused its rows, if it did.
-    async fn send(&mut self, rows: &RecordBatch, key: &str) -> Result<Option<String>, ConnectorError> {
+    /// Sends one request of a flush, unless it was answered when another one
+    /// failed. Answers why the peer refused its rows, if it did.
+    async fn send_once(
+        &mut self,
+        number: usize,
+        rows: &RecordBatch,
+        key: &str,
+    ) -> Result<Option<String>, ConnectorError> {
         let body = self.body(rows).map_err(ConnectorError::Fatal)?;
+        let mut hasher = DefaultHasher::new();
+        (key, &body).hash(&mut hasher);
+        let mark = hasher.finish();
+        if let Some((_, reason)) = self.answered.get(number).filter(|(known, _)| *known == mark) {
+            return Ok(reason.clone());
+        }
+        self.answered.truncate(number);
+        let reason = self.send(body, key).await?;
+        self.answered.push((mark, reason.clone()));
+        Ok(reason)
+    }
+
+    async fn send(&mut self, body: Vec<u8>, key: &str) -> Result<Option<String>, ConnectorError> {
         let Some(client) = &self.client else {
             return Err(ConnectorError::Lost("not open".into()));
         };

@@ -1,10 +1,10 @@
 //! The HTTP source, a webhook: each request is a payload. It is answered 200
 //! when its rows are durable and not before; while stopping, or with too many
-//! requests waiting, 503, so that a sender keeps what we do not have.
+//! requests or bytes waiting, 503, so that a sender keeps what we do not have.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, StringBuilder};
@@ -12,8 +12,8 @@ use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use tidegate_engine::catalog::{BuildSource, Row};
@@ -26,8 +26,9 @@ use tidegate_engine::time::Clock;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
+use super::door::{Bodies, Limited, Taken, unavailable};
 use crate::format::{DURABLE_KEYS, Origin, ROW_KEYS, RowFormat, durable};
 
 const KEYS: &[Key] = &[
@@ -63,6 +64,8 @@ from = "orders"
 const REQUESTS_MAX: usize = 256;
 /// Rows after which a batch is handed on though more requests wait.
 const BATCH_ROWS: usize = 8_192;
+/// And bytes of bodies.
+const BATCH_BYTES: usize = 4 << 20;
 /// Longest `Idempotency-Key`.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 /// Longest wait of a request for its rows to be durable.
@@ -124,6 +127,8 @@ struct Request {
     /// Its `Idempotency-Key`.
     id: Option<String>,
     answer: oneshot::Sender<Outcome>,
+    /// Of its body.
+    room: OwnedSemaphorePermit,
 }
 
 /// What became of a request's rows.
@@ -134,8 +139,17 @@ struct Outcome {
     reason: Option<String>,
 }
 
-/// Requests whose rows are on their way, in order, each with its number.
-type Unanswered = Arc<Mutex<VecDeque<(u64, oneshot::Sender<Outcome>, Outcome)>>>;
+/// A request whose rows are on their way.
+struct Waiting {
+    number: u64,
+    answer: oneshot::Sender<Outcome>,
+    outcome: Outcome,
+    /// Given back when the rows are durable, though the sender may be gone by then.
+    _room: OwnedSemaphorePermit,
+}
+
+/// In order.
+type Unanswered = Arc<Mutex<VecDeque<Waiting>>>;
 
 struct HttpSource {
     node: String,
@@ -168,13 +182,14 @@ impl Source for HttpSource {
             sender,
             stopped: stopped.clone(),
             token: token.map(|token| format!("Bearer {}", token.expose())),
+            bodies: Bodies::new(self.format.payload_bytes_max()),
         };
         let router = Router::new()
             .route(&self.path, post(take))
             .layer(DefaultBodyLimit::max(self.format.payload_bytes_max()))
             .with_state(Arc::new(door));
         tracing::info!(node = %self.node, "listening on http://{}{}", self.address, self.path);
-        tokio::spawn(serve(listener, router, stopped));
+        tokio::spawn(serve(Limited::new(listener, &self.node), router, stopped));
         self.requests = Some(requests);
         self.stop = Some(stop);
         Ok(())
@@ -191,8 +206,10 @@ impl Source for HttpSource {
         let mut bad = Vec::new();
         let mut batches = Vec::new();
         let mut ids = StringBuilder::new();
-        while let Some(Request { body, id, answer }) = request.take() {
+        let mut bytes = 0;
+        while let Some(Request { body, id, answer, room }) = request.take() {
             self.taken += 1;
+            bytes += body.len();
             let number = self.taken;
             self.decoder.decode(&body, &|row| format!("request {number}, row {}", row + 1));
             let decoded = self.decoder.finish();
@@ -203,8 +220,9 @@ impl Source for HttpSource {
                 ids.append_option(id.as_ref().map(|id| format!("{id}#{row}")));
             }
             batches.push(decoded.batch);
-            lock(&self.unanswered).push_back((number, answer, outcome));
-            if batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>() < BATCH_ROWS {
+            lock(&self.unanswered).push_back(Waiting { number, answer, outcome, _room: room });
+            let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
+            if rows < BATCH_ROWS && bytes < BATCH_BYTES {
                 request = requests.try_recv().ok();
             }
         }
@@ -232,9 +250,7 @@ impl Source for HttpSource {
     }
 }
 
-fn lock(
-    unanswered: &Unanswered,
-) -> std::sync::MutexGuard<'_, VecDeque<(u64, oneshot::Sender<Outcome>, Outcome)>> {
+fn lock(unanswered: &Unanswered) -> MutexGuard<'_, VecDeque<Waiting>> {
     unanswered.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -246,8 +262,8 @@ impl Committer for Answers {
     async fn commit(&mut self, position: &Position) -> Result<(), ConnectorError> {
         let durable: u64 = position.read()?;
         let mut unanswered = lock(&self.0);
-        while unanswered.front().is_some_and(|(number, ..)| *number <= durable) {
-            if let Some((_, answer, outcome)) = unanswered.pop_front()
+        while unanswered.front().is_some_and(|waiting| waiting.number <= durable) {
+            if let Some(Waiting { answer, outcome, .. }) = unanswered.pop_front()
                 && answer.send(outcome).is_err()
             {
                 tracing::debug!("a sender did not wait for its answer");
@@ -257,7 +273,7 @@ impl Committer for Answers {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn serve(listener: Limited, router: Router, mut stopped: watch::Receiver<bool>) {
     let stop = async move {
         // An error means that the source is gone, which is the same.
         stopped.wait_for(|stopped| *stopped).await.ok();
@@ -273,26 +289,17 @@ struct Door {
     stopped: watch::Receiver<bool>,
     /// The `Authorization` a request must have.
     token: Option<String>,
+    bodies: Bodies,
 }
 
-async fn take(
-    State(door): State<Arc<Door>>,
-    headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
+async fn take(State(door): State<Arc<Door>>, request: HttpRequest) -> Response {
+    let headers = request.headers();
     if let Some(token) = &door.token {
         let said = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
         if !same(said, token.as_bytes()) {
             return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response();
         }
     }
-    let body = match body {
-        Ok(body) => body,
-        Err(error) => return error.into_response(),
-    };
-    let unavailable = |why: &'static str| {
-        (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], why).into_response()
-    };
     if *door.stopped.borrow() {
         return unavailable("stopping");
     }
@@ -300,8 +307,12 @@ async fn take(
     if id.as_ref().is_some_and(|id| id.len() > REQUEST_ID_BYTES_MAX) {
         return (StatusCode::BAD_REQUEST, "the Idempotency-Key is longer than 256 bytes").into_response();
     }
+    let Taken { body, room } = match door.bodies.take(request).await {
+        Ok(taken) => taken,
+        Err(answer) => return *answer,
+    };
     let (answer, answered) = oneshot::channel();
-    if door.sender.try_send(Request { body, id, answer }).is_err() {
+    if door.sender.try_send(Request { body, id, answer, room }).is_err() {
         return unavailable("too many requests are waiting");
     }
     match tokio::time::timeout(DURABLE_WITHIN, answered).await {

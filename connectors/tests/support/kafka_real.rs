@@ -61,6 +61,12 @@ impl Broker {
         self.server.kill();
     }
 
+    /// STOP, CONT, TERM.
+    #[allow(dead_code, reason = "not every test file uses every helper")]
+    pub(crate) fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
+
     /// The same broker with the same data.
     pub(crate) fn restart(&mut self) {
         let settings = self.folder.path().join("server.properties");

@@ -35,6 +35,12 @@ impl Server {
         Server(Some(command.spawn().expect("the server starts")))
     }
 
+    /// A process that was started before.
+    #[allow(dead_code, reason = "not every test file uses every helper")]
+    pub(crate) fn of(child: Child) -> Server {
+        Server(Some(child))
+    }
+
     /// SIGKILL, and waits for the end.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.0.take() {

@@ -232,6 +232,12 @@ impl Coordinator {
         while let Some(joined) = self.tasks.join_next().await {
             on_joined(joined)?;
         }
+        // Letting go may fail for good, too; whoever waits for the end is told.
+        while let Ok(from) = self.words.try_recv() {
+            if let Word::Failed(message) = from.word {
+                return Err(JobError::Failed { node: from.part.to_string(), message });
+            }
+        }
         Ok(())
     }
 

@@ -100,17 +100,22 @@ impl SinkDriver {
         match self.serve().await {
             Ok(End::Input) => {
                 self.await_last_commit().await;
-                if let Err(error) = self.sink.close().await {
-                    tracing::warn!(node = %self.job.part, "closing: {error}");
+                match self.sink.close().await {
+                    // What it cannot get over is no good end, though it is late.
+                    Err(ConnectorError::Fatal(message)) => return self.fail(message).await,
+                    Err(error) => tracing::warn!(node = %self.job.part, "closing: {error}"),
+                    Ok(()) => {}
                 }
                 self.stats.set_state("ended");
             }
             Ok(End::Gone) => {}
-            Err(message) => {
-                self.stats.set_state(format!("failed: {message}"));
-                self.job.say(Word::Failed(message)).await;
-            }
+            Err(message) => self.fail(message).await,
         }
+    }
+
+    async fn fail(&mut self, message: String) {
+        self.stats.set_state(format!("failed: {message}"));
+        self.job.say(Word::Failed(message)).await;
     }
 
     async fn serve(&mut self) -> Result<End, String> {
