@@ -268,7 +268,7 @@ impl Writer<'_> {
         let settle = self.device.settle();
         if may_repeat && !settle.is_zero() && found.is_some_and(|found| !equal(found, value)) {
             tokio::time::sleep(settle).await;
-            found = self.device.read().await.ok();
+            found = self.look_for(value).await;
         }
         let target = self.wanted.target;
         let reason = doubt.unwrap_or_else(|| "the device took it".into());

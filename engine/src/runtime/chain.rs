@@ -37,9 +37,12 @@ struct Chain {
 impl Chain {
     /// Whether it has become long enough to be put together.
     fn is_long(&self, changes_bytes_min: u64) -> bool {
-        let Some(((_, whole), changes)) = self.parts.split_first() else { return false };
-        let changes: u64 = changes.iter().map(|(_, bytes)| bytes).sum();
-        changes >= (*whole).max(changes_bytes_min) || self.parts.len() >= PARTS_MAX
+        let (whole, changes) =
+            self.parts.split_first().map_or((0, &[][..]), |((_, whole), changes)| (*whole, changes));
+        // On a disk that takes nothing, reports gather here.
+        let carried = self.carried.iter().map(|batch| batch.get_array_memory_size() as u64);
+        let changes: u64 = changes.iter().map(|(_, bytes)| *bytes).chain(carried).sum();
+        changes >= whole.max(changes_bytes_min) || self.parts.len() >= PARTS_MAX
     }
 }
 
@@ -81,11 +84,12 @@ impl Chains {
     ) {
         for (name, state) in checkpoint.operators.iter_mut().filter(|(_, state)| state.is_change) {
             let chain = self.operators.entry(name.clone()).or_default();
+            let is_long = chain.is_long(self.changes_bytes_min);
             let mut batches = std::mem::take(&mut chain.carried);
             batches.append(&mut state.batches);
             state.batches = batches;
             state.parts = chain.parts.iter().map(|(epoch, _)| *epoch).collect();
-            if !chain.is_long(self.changes_bytes_min) {
+            if !is_long {
                 continue;
             }
             let Some(compaction) = self.compactions.get(name) else { continue };
@@ -149,4 +153,36 @@ fn together(
     }
     all.extend(state.batches.iter().cloned());
     compaction(&all).map_err(|error| error.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    #[test]
+    fn reports_that_no_disk_takes_do_not_add_up() {
+        let state = || {
+            let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+            vec![RecordBatch::try_from_iter([("n", column)]).expect("one column")]
+        };
+        // The newest report replaces all others.
+        let newest: Compaction =
+            Arc::new(|reports: &[RecordBatch]| Ok(reports.last().cloned().into_iter().collect()));
+        let mut chains = Chains { changes_bytes_min: 4_000, ..Chains::default() };
+        chains.go_on(&BTreeSet::new(), BTreeMap::from([("x".to_owned(), newest)]));
+        let mut most = 0;
+        for epoch in 1..500 {
+            let report = OperatorState { is_change: true, batches: state(), ..OperatorState::default() };
+            let operators = BTreeMap::from([("x".to_owned(), report)]);
+            let mut checkpoint = Checkpoint { epoch, operators, ..Checkpoint::default() };
+            chains.prepare(&mut checkpoint, |_| Err("nothing was written".into()));
+            most = most.max(checkpoint.operators["x"].batches.len());
+            chains.failed(checkpoint);
+        }
+        assert!((2..20).contains(&most), "{most} reports at once");
+    }
 }

@@ -136,7 +136,8 @@ impl Log {
         Ok(log)
     }
 
-    /// Reads the size of a segment; in the last one, finds the end of what is whole.
+    /// Reads the size of a segment; in the last one, finds the end of what is whole
+    /// and makes it durable.
     fn recover(&mut self, index: usize, after: u64, cuts: bool) -> Result<(), LogError> {
         let is_last = index + 1 == self.segments.len();
         let Some(segment) = self.segments.get_mut(index) else { return Ok(()) };
@@ -152,13 +153,21 @@ impl Log {
         let (end, last) = whole_end(&bytes, segment.first, after);
         let last = last + u64::from(planted!(TornEndKept) && end < bytes.len());
         segment.bytes = end as u64;
-        if end < bytes.len() && cuts {
-            tracing::warn!(file = %segment.path.display(), cut = bytes.len() - end, "a torn end is cut off");
-            let cut = self.vfs.append(&segment.path).and_then(|mut file| {
-                file.truncate(end as u64)?;
+        if cuts {
+            let is_torn = end < bytes.len();
+            if is_torn {
+                tracing::warn!(file = %segment.path.display(), cut = bytes.len() - end, "a torn end is cut off");
+            }
+            // A process that was killed may have written what it did not sync. From
+            // here on it counts as durable: so it must be.
+            let kept = self.vfs.append(&segment.path).and_then(|mut file| {
+                if is_torn {
+                    file.truncate(end as u64)?;
+                }
                 file.sync()
             });
-            cut.map_err(|error| LogError::Broken(format!("{}: {error}", segment.path.display())))?;
+            kept.and_then(|()| self.vfs.sync_folder(&self.folder))
+                .map_err(|error| LogError::Broken(format!("{}: {error}", segment.path.display())))?;
         }
         self.next = self.next.max(last + 1);
         Ok(())

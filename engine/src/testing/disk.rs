@@ -176,6 +176,15 @@ impl SimDisk {
         due
     }
 
+    /// Only the process ends: the next one finds what it has written, durable or not.
+    pub fn kill(&self) {
+        let mut state = self.lock();
+        state.faults.clear();
+        (state.full_until, state.read_only_until) = (0, 0);
+        state.is_down = false;
+        state.life += 1;
+    }
+
     /// The power comes back: chooses what of the unsynced is there.
     pub fn restart(&self, seed: &mut Seed) {
         let mut state = self.lock();

@@ -156,7 +156,9 @@ impl LoggedSource {
                     let reason = "its columns are not those of the file any more";
                     return Err(self.unreadable(record.number, reason));
                 }
-                self.source_position = payload.position.or(self.source_position.take());
+                if self.remembers {
+                    self.source_position = payload.position.or(self.source_position.take());
+                }
                 Ok(Some(Rows {
                     partition: payload.partition,
                     batch: payload.batch,
