@@ -10,7 +10,7 @@ use tidegate_engine::flow::events::FlowEvents;
 use tidegate_engine::flow::journal::Journal;
 use tidegate_engine::flow::launcher::Launcher;
 use tidegate_engine::flow::scheduler::{self, ACTIVE_MAX, Idle, SchedulerConfig, SchedulerHandle};
-use tidegate_engine::runtime::job::{Job, JobConfig};
+use tidegate_engine::runtime::job::{Allowed, Job, JobConfig};
 use tidegate_engine::storage::files::DirLock;
 use tokio::runtime::{Builder, Runtime};
 
@@ -58,7 +58,7 @@ impl Running {
     pub(crate) fn start(
         topology: Topology,
         compute: tokio::runtime::Handle,
-        reset_state: &[String],
+        allowed: Allowed,
     ) -> Result<Running, Failure> {
         let Topology { loaded, flows, context } = topology;
         let lock = DirLock::take(&context.data_dir).map_err(|message| Failure::new(IO, message))?;
@@ -87,7 +87,7 @@ impl Running {
             data_dir: context.data_dir.clone(),
             clock: context.clock,
             compute,
-            reset_state: reset_state.to_vec(),
+            allowed,
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         let job = Job::start(plan, &config).map_err(|error| Failure::new(FAILED, error))?;

@@ -81,6 +81,7 @@ impl TopologyFile {
         let context = BuildContext {
             expressions,
             clock: Arc::new(SystemClock),
+            file: self.path.display().to_string(),
             base_dir,
             data_dir,
             topology: name,

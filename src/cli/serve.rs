@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use futures::future::join_all;
+use tidegate_engine::runtime::job::Allowed;
 
 use super::check::topology_files;
 use super::logging;
@@ -37,7 +38,7 @@ impl Serve {
             let stop = stop_signal()?;
             let mut running = Vec::new();
             for topology in topologies {
-                running.push(Running::start(topology, compute.clone(), &[])?);
+                running.push(Running::start(topology, compute.clone(), Allowed::default())?);
             }
             let shown = running.iter().map(|running| (running.job.name.clone(), running.job.stats.clone()));
             let flows = running.iter().filter_map(|running| running.scheduler.clone()).collect();

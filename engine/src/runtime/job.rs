@@ -42,10 +42,20 @@ pub struct JobConfig {
     pub clock: Arc<dyn Clock>,
     /// The runtime whose threads compute; drivers run on the caller's.
     pub compute: Handle,
-    /// Nodes whose state is thrown away.
-    pub reset_state: Vec<String>,
+    /// What a person allows this start.
+    pub allowed: Allowed,
     /// How ingress logs are kept.
     pub log_limits: LogLimits,
+}
+
+/// What a person allows a start that would else be refused.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    /// Nodes whose state is thrown away.
+    pub reset_state: Vec<String>,
+    /// Sources that go on from their position although the file calls what
+    /// they read by another name.
+    pub keep_position: Vec<String>,
 }
 
 /// Why a topology has ended by itself.
@@ -175,6 +185,7 @@ struct Coordinator {
     sources: Vec<mpsc::Sender<Command>>,
     sinks: Vec<mpsc::Sender<Command>>,
     fingerprints: BTreeMap<String, String>,
+    outsides: BTreeMap<String, String>,
     ledger: Ledger,
     store: CheckpointStore,
     interval: Duration,
@@ -197,6 +208,7 @@ impl Coordinator {
             sources: built.sources,
             sinks: built.sinks,
             fingerprints: built.fingerprints,
+            outsides: built.outsides,
             store,
             interval,
             stopping: false,
@@ -293,7 +305,7 @@ impl Coordinator {
                 tell(&self.sources, Command::Commit(epoch)).await;
                 tokio::task::yield_now().await;
             }
-            let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
+            let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints, &self.outsides);
             // A mark from before it names another epoch.
             (self.barrier, self.acknowledged) = (epoch, false);
             let store = self.store.clone();

@@ -67,6 +67,8 @@ pub struct BuildContext {
     pub expressions: Arc<dyn Expressions>,
     /// The wall clock, for drivers and connectors.
     pub clock: Arc<dyn Clock>,
+    /// The topology file as messages call it; empty if there is none.
+    pub file: String,
     /// The folder of the topology file: relative paths start here.
     pub base_dir: PathBuf,
     /// Where the topology may keep durable state.
@@ -96,6 +98,7 @@ impl BuildContext {
         BuildContext {
             expressions,
             clock: Arc::new(crate::time::SystemClock),
+            file: String::new(),
             base_dir,
             data_dir,
             topology: topology.to_owned(),
