@@ -10,7 +10,7 @@ use tidegate_engine::flow::events::FlowEvents;
 use tidegate_engine::flow::journal::Journal;
 use tidegate_engine::flow::launcher::Launcher;
 use tidegate_engine::flow::scheduler::{self, ACTIVE_MAX, Idle, SchedulerConfig, SchedulerHandle};
-use tidegate_engine::runtime::job::{Allowed, Job, JobConfig};
+use tidegate_engine::runtime::job::{Allowed, Job, JobConfig, JobError};
 use tidegate_engine::storage::files::DirLock;
 use tokio::runtime::{Builder, Runtime};
 
@@ -43,6 +43,14 @@ pub(crate) fn journal_path(data_dir: &Path) -> PathBuf {
     data_dir.join("journal.db")
 }
 
+/// State that cannot be used stays so until a person does something.
+fn failure_of(error: &JobError) -> Failure {
+    match error {
+        JobError::State(_) => Failure::hopeless(error),
+        JobError::Failed { .. } => Failure::new(FAILED, error),
+    }
+}
+
 /// A running topology with its flows and its data directory.
 pub(crate) struct Running {
     pub(crate) job: Job,
@@ -60,7 +68,7 @@ impl Running {
         compute: tokio::runtime::Handle,
         allowed: Allowed,
     ) -> Result<Running, Failure> {
-        let Topology { loaded, flows, context } = topology;
+        let Topology { loaded, flows, context, .. } = topology;
         let lock = DirLock::take(&context.data_dir).map_err(|message| Failure::new(IO, message))?;
         let events = FlowEvents::default();
         let mut plan = loaded.plan;
@@ -83,20 +91,20 @@ impl Running {
             scheduler = Some(handle);
         }
         let config = JobConfig {
-            vfs: std::sync::Arc::new(tidegate_engine::storage::vfs::RealDisk),
+            vfs: context.disk,
             data_dir: context.data_dir.clone(),
             clock: context.clock,
             compute,
             allowed,
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
-        let job = Job::start(plan, &config).map_err(|error| Failure::new(FAILED, error))?;
+        let job = Job::start(plan, &config).map_err(|error| failure_of(&error))?;
         Ok(Running { job, events, data_dir: context.data_dir, scheduler, _lock: lock })
     }
 
     /// Waits for the end of the streams and answers how they ended.
     pub(crate) async fn wait(&mut self) -> Result<(), Failure> {
-        self.job.wait().await.map_err(|error| Failure::new(FAILED, error))
+        self.job.wait().await.map_err(|error| failure_of(&error))
     }
 
     /// Waits until every run is final or waits for a person or a time, and

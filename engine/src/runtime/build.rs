@@ -31,6 +31,8 @@ use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 
 /// The port of rows that could not be used.
 const REJECTS: &str = "rejects";
+/// Rows on which a node has panicked.
+const QUARANTINE: &str = "quarantine";
 /// Its index at a source.
 const SOURCE_REJECTS: usize = 1;
 
@@ -316,7 +318,9 @@ impl Builder<'_> {
                 targets.push(Target::Slot(*child));
             }
         }
-        Slot { operator: node.part.operator, stats, job, ports }
+        // No node of the file is called so.
+        let quarantine = self.dead_letters(&format!("{}.{QUARANTINE}", node.name));
+        Slot { operator: node.part.operator, stats, job, ports, quarantine }
     }
 
     fn start_source(&mut self, mut node: SourceNode) {

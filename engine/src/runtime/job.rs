@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -84,6 +85,7 @@ pub struct Job {
     done: JoinHandle<Result<(), JobError>>,
     /// How it ended, once that was asked.
     ended: Option<Result<(), JobError>>,
+    checkpoints: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,7 @@ impl Job {
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
         let coordinator = Coordinator::new(built, store, epoch, interval);
+        let checkpoints = Arc::clone(&coordinator.checkpoints);
         let (nodes, topology) = (stats.clone(), name.clone());
         let done = tokio::spawn(async move {
             let result = coordinator.run(controls).await;
@@ -132,7 +135,7 @@ impl Job {
             }
             result
         });
-        Ok(Job { name, stats, control, done, ended: None })
+        Ok(Job { name, stats, control, done, ended: None, checkpoints })
     }
 
     /// Stops with a checkpoint: windows stay open and go on after a restart.
@@ -166,6 +169,12 @@ impl Job {
         self.ended.insert(ended).clone()
     }
 
+    /// Checkpoints that have become durable since the start.
+    #[must_use]
+    pub fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Acquire)
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -197,6 +206,8 @@ struct Coordinator {
     barrier: u64,
     /// Whether rows after it have been acknowledged.
     acknowledged: bool,
+    /// How many have become durable.
+    checkpoints: Arc<AtomicU64>,
 }
 
 impl Coordinator {
@@ -216,6 +227,7 @@ impl Coordinator {
             commit_wanted_since: None,
             barrier: epoch,
             acknowledged: false,
+            checkpoints: Arc::default(),
         }
     }
 
@@ -320,6 +332,7 @@ impl Coordinator {
                 return Ok(false);
             }
             metrics::counter!("tidegate_checkpoints_total").increment(1);
+            self.checkpoints.fetch_add(1, Ordering::Release);
             tell(&self.sinks, Command::Commit(epoch)).await;
             tell(&self.sources, Command::Commit(epoch)).await;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Span;
 use crate::expression::Expressions;
+use crate::storage::vfs::{RealDisk, Vfs};
 use crate::time::Clock;
 use crate::topology::value::{Table, Text};
 
@@ -73,6 +74,8 @@ pub struct BuildContext {
     pub base_dir: PathBuf,
     /// Where the topology may keep durable state.
     pub data_dir: PathBuf,
+    /// The disk that state is on.
+    pub disk: Arc<dyn Vfs>,
     /// Name of the topology.
     pub topology: String,
     /// Bounded sources end at what is there now (`run --once`).
@@ -101,6 +104,7 @@ impl BuildContext {
             file: String::new(),
             base_dir,
             data_dir,
+            disk: Arc::new(RealDisk),
             topology: topology.to_owned(),
             once: false,
             replay: std::collections::BTreeMap::new(),
