@@ -20,6 +20,9 @@ use crate::topology::Topology;
 /// How long a topology may take to stop in good order.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(25);
 
+/// How often it is looked whether the journal can still be written.
+const LOOK_AT_JOURNAL: Duration = Duration::from_millis(250);
+
 /// The two runtimes.
 pub(crate) struct Runtimes {
     pub(crate) io: Runtime,
@@ -43,11 +46,24 @@ pub(crate) fn journal_path(data_dir: &Path) -> PathBuf {
     data_dir.join("journal.db")
 }
 
+/// Resolves when the journal cannot be written any more; nothing of it may
+/// happen after that.
+async fn poisoned(flows: Option<SchedulerHandle>) -> String {
+    let Some(flows) = flows else { return std::future::pending().await };
+    loop {
+        if let Some(error) = flows.journal().poisoned() {
+            return error.to_string();
+        }
+        tokio::time::sleep(LOOK_AT_JOURNAL).await;
+    }
+}
+
 /// State that cannot be used stays so until a person does something.
 fn failure_of(error: &JobError) -> Failure {
     match error {
         JobError::State(_) => Failure::hopeless(error),
         JobError::Failed { .. } => Failure::new(FAILED, error),
+        JobError::Disk(_) => Failure::new(IO, error),
     }
 }
 
@@ -104,7 +120,18 @@ impl Running {
 
     /// Waits for the end of the streams and answers how they ended.
     pub(crate) async fn wait(&mut self) -> Result<(), Failure> {
-        self.job.wait().await.map_err(|error| failure_of(&error))
+        let broken = poisoned(self.scheduler.clone());
+        let ended = tokio::select! {
+            ended = self.job.wait() => ended.map_err(|error| failure_of(&error)),
+            message = broken => Err(Failure::new(IO, message)),
+        };
+        // Whoever met it first: it is the disk.
+        let journal = self.scheduler.as_ref().map(SchedulerHandle::journal);
+        let poison = journal.and_then(|journal| journal.poisoned()).map(ToString::to_string);
+        ended.map_err(|failure| match poison {
+            Some(message) if failure.code == FAILED => Failure::new(IO, message),
+            Some(_) | None => failure,
+        })
     }
 
     /// Waits until every run is final or waits for a person or a time, and

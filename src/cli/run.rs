@@ -94,6 +94,8 @@ impl Run {
                 () = stop => Ending::Signal,
             };
             let result = match ending {
+                // What became of the disk decides; its runs go on after the next start.
+                Ending::ByItself(Err(failure)) if failure.code == IO => Err(failure),
                 Ending::ByItself(result) => {
                     for run in running.wait_for_runs().await.waiting {
                         let id = run_id_text(run.id);

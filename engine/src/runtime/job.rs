@@ -73,6 +73,10 @@ pub enum JobError {
     /// Its state cannot be read, or belongs to another configuration.
     #[error("{0}")]
     State(String),
+    /// An fsync has failed: nobody knows what is on the disk, and only another
+    /// start finds out.
+    #[error("{0}; nobody knows what is on the disk: the next start goes on from what it finds")]
+    Disk(String),
 }
 
 /// A handle on a running topology.
@@ -118,11 +122,16 @@ impl Job {
         store.go_on(&built.restored, std::mem::take(&mut built.compactions));
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
-        let coordinator = Coordinator::new(built, store, epoch, interval);
+        let disk = Arc::clone(&config.vfs);
+        let coordinator = Coordinator::new(built, store, Arc::clone(&disk), epoch, interval);
         let checkpoints = Arc::clone(&coordinator.checkpoints);
         let (nodes, topology) = (stats.clone(), name.clone());
         let done = tokio::spawn(async move {
             let result = coordinator.run(controls).await;
+            let result = result.map_err(|error| disk.failed_sync().map_or(error, JobError::Disk));
+            if let Err(error @ (JobError::Disk(_) | JobError::State(_))) = &result {
+                nodes.iter().for_each(|stats| stats.set_state(format!("failed: {error}")));
+            }
             if let Err(JobError::Failed { node, message }) = &result {
                 let others = format!("stopped: `{node}` of {topology} has failed");
                 for stats in &nodes {
@@ -197,6 +206,7 @@ struct Coordinator {
     outsides: BTreeMap<String, String>,
     ledger: Ledger,
     store: CheckpointStore,
+    disk: Arc<dyn Vfs>,
     interval: Duration,
     stopping: bool,
     stop_epoch: Option<u64>,
@@ -211,7 +221,13 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    fn new(built: Built, store: CheckpointStore, epoch: u64, interval: Duration) -> Coordinator {
+    fn new(
+        built: Built,
+        store: CheckpointStore,
+        disk: Arc<dyn Vfs>,
+        epoch: u64,
+        interval: Duration,
+    ) -> Coordinator {
         Coordinator {
             ledger: Ledger::new(built.parts, epoch),
             tasks: built.tasks,
@@ -221,6 +237,7 @@ impl Coordinator {
             fingerprints: built.fingerprints,
             outsides: built.outsides,
             store,
+            disk,
             interval,
             stopping: false,
             stop_epoch: None,
@@ -236,6 +253,7 @@ impl Coordinator {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // While an epoch is open the wish waits for it: asking again and again would burn a core.
+            self.check_disk()?;
             let wanted = self.commit_wanted_since.filter(|_| self.ledger.may_begin());
             let quick_at = wanted.map(|since| since + QUICK_COMMIT);
             let finished = tokio::select! {
@@ -256,7 +274,18 @@ impl Coordinator {
         while let Some(joined) = self.tasks.join_next().await {
             on_joined(joined)?;
         }
-        Ok(())
+        // Their last words: a sink may fail when it lets go.
+        while let Ok(from) = self.words.try_recv() {
+            if let Word::Failed(message) = from.word {
+                return Err(JobError::Failed { node: from.part.to_string(), message });
+            }
+        }
+        self.check_disk()
+    }
+
+    /// After an fsync that failed nothing may be acknowledged any more.
+    fn check_disk(&self) -> Result<(), JobError> {
+        self.disk.failed_sync().map_or(Ok(()), |failed| Err(JobError::Disk(failed)))
     }
 
     async fn on_control(&mut self, control: Control) -> bool {

@@ -100,10 +100,18 @@ impl SinkDriver {
         match self.serve().await {
             Ok(End::Input) => {
                 self.await_last_commit().await;
-                if let Err(error) = self.sink.close().await {
-                    tracing::warn!(node = %self.job.part, "closing: {error}");
+                match self.sink.close().await {
+                    Ok(()) => self.stats.set_state("ended"),
+                    // What it has taken does not get out, however often it is tried.
+                    Err(ConnectorError::Fatal(message)) => {
+                        self.stats.set_state(format!("failed: {message}"));
+                        self.job.say(Word::Failed(message)).await;
+                    }
+                    Err(error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_))) => {
+                        tracing::warn!(node = %self.job.part, "closing: {error}");
+                        self.stats.set_state("ended");
+                    }
                 }
-                self.stats.set_state("ended");
             }
             Ok(End::Gone) => {}
             Err(message) => {
