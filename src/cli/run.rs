@@ -38,6 +38,9 @@ pub(crate) struct Run {
     /// Go on from a source's saved position although the file calls what it reads by another name
     #[arg(long, value_name = "NODE")]
     keep_position: Vec<String>,
+    /// Begin without any state if no checkpoint can be read
+    #[arg(long)]
+    accept_loss: bool,
     /// Give `${NAME}` a value
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
@@ -123,7 +126,11 @@ impl Run {
 
 impl Run {
     fn allowed(&self) -> Allowed {
-        Allowed { reset_state: self.reset_state.clone(), keep_position: self.keep_position.clone() }
+        Allowed {
+            reset_state: self.reset_state.clone(),
+            keep_position: self.keep_position.clone(),
+            accept_loss: self.accept_loss,
+        }
     }
 
     /// Recorded files by node; paths start at the current folder.

@@ -30,6 +30,9 @@ pub(crate) struct Serve {
     /// Go on from a source's saved position although the file calls what it reads by another name
     #[arg(long, value_name = "TOPOLOGY/NODE", value_parser = place)]
     keep_position: Vec<(String, String)>,
+    /// Begin a topology without any state, once, if no checkpoint of it can be read
+    #[arg(long, value_name = "TOPOLOGY")]
+    accept_loss: Vec<String>,
     /// Log as text instead of JSON lines
     #[arg(long)]
     text: bool,
@@ -127,15 +130,20 @@ impl Serve {
             let here = places.iter().filter(|(name, _)| name == topology);
             here.map(|(_, node)| node.clone()).collect()
         };
-        Allowed { reset_state: of(&self.reset_state), keep_position: of(&self.keep_position) }
+        Allowed {
+            reset_state: of(&self.reset_state),
+            keep_position: of(&self.keep_position),
+            accept_loss: self.accept_loss.iter().any(|name| name == topology),
+        }
     }
 
     /// A topology on the command line that is not there is a slip.
     fn check_names(&self, charges: &[(Charge, Topology)]) -> Result<(), Failure> {
         let known: BTreeSet<&str> = charges.iter().map(|(charge, _)| charge.seat.name()).collect();
-        let mut named = self.reset_state.iter().chain(&self.keep_position);
-        match named.find(|(topology, _)| !known.contains(topology.as_str())) {
-            Some((topology, _)) => Err(Failure::new(CONFIG, format!("there is no topology `{topology}`"))),
+        let places = self.reset_state.iter().chain(&self.keep_position).map(|(topology, _)| topology);
+        let mut named = places.chain(&self.accept_loss);
+        match named.find(|topology| !known.contains(topology.as_str())) {
+            Some(topology) => Err(Failure::new(CONFIG, format!("there is no topology `{topology}`"))),
             None => Ok(()),
         }
     }

@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+pub use super::allowed::Allowed;
+use super::allowed::give_up;
 use super::build::{Built, build};
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::CheckpointStore;
@@ -47,16 +49,6 @@ pub struct JobConfig {
     pub allowed: Allowed,
     /// How ingress logs are kept.
     pub log_limits: LogLimits,
-}
-
-/// What a person allows a start that would else be refused.
-#[derive(Clone, Debug, Default)]
-pub struct Allowed {
-    /// Nodes whose state is thrown away.
-    pub reset_state: Vec<String>,
-    /// Sources that go on from their position although the file calls what
-    /// they read by another name.
-    pub keep_position: Vec<String>,
 }
 
 /// Why a topology has ended by itself.
@@ -105,8 +97,8 @@ impl Job {
     /// The state cannot be read or does not fit the plan; nothing has started.
     pub fn start(mut plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
         let store = CheckpointStore::new(Arc::clone(&config.vfs), config.data_dir.join("checkpoints"));
-        let restored = store.read_newest().map_err(JobError::State)?;
-        let (checkpoint, damaged) = restored.unwrap_or_default();
+        let restored = store.read_newest().or_else(|reason| give_up(&plan, &store, config, reason));
+        let (checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
         for file in damaged {
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
         }

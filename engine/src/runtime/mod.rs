@@ -4,6 +4,7 @@
 //! [`watermark`]; the loops around them carry events and actions to and fro.
 
 pub mod align;
+mod allowed;
 mod build;
 mod chain;
 pub mod checkpoint;
