@@ -203,7 +203,7 @@ impl Plant {
             data_dir: folder.to_owned(),
             clock: context.clock,
             compute: compute.handle().clone(),
-            reset_state: Vec::new(),
+            allowed: Default::default(),
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         Plant { rows, lines, scheduler, job: Job::start(plan, &config).expect("starts") }

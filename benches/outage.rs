@@ -6,7 +6,12 @@
 //!
 //! `cargo bench --bench outage -- --seconds 600`
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark stops at the first surprise")]
+#![allow(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a benchmark stops at the first surprise"
+)]
 
 #[path = "../src/catalog.rs"]
 mod catalog;

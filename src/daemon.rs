@@ -10,7 +10,7 @@ use tidegate_engine::flow::events::FlowEvents;
 use tidegate_engine::flow::journal::Journal;
 use tidegate_engine::flow::launcher::Launcher;
 use tidegate_engine::flow::scheduler::{self, ACTIVE_MAX, Idle, SchedulerConfig, SchedulerHandle};
-use tidegate_engine::runtime::job::{Job, JobConfig};
+use tidegate_engine::runtime::job::{Allowed, Job, JobConfig, JobError};
 use tidegate_engine::storage::files::DirLock;
 use tokio::runtime::{Builder, Runtime};
 
@@ -19,6 +19,9 @@ use crate::topology::Topology;
 
 /// How long a topology may take to stop in good order.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(25);
+
+/// How often it is looked whether the journal can still be written.
+const LOOK_AT_JOURNAL: Duration = Duration::from_millis(250);
 
 /// The two runtimes.
 pub(crate) struct Runtimes {
@@ -43,6 +46,27 @@ pub(crate) fn journal_path(data_dir: &Path) -> PathBuf {
     data_dir.join("journal.db")
 }
 
+/// Resolves when the journal cannot be written any more; nothing of it may
+/// happen after that.
+async fn poisoned(flows: Option<SchedulerHandle>) -> String {
+    let Some(flows) = flows else { return std::future::pending().await };
+    loop {
+        if let Some(error) = flows.journal().poisoned() {
+            return error.to_string();
+        }
+        tokio::time::sleep(LOOK_AT_JOURNAL).await;
+    }
+}
+
+/// State that cannot be used stays so until a person does something.
+fn failure_of(error: &JobError) -> Failure {
+    match error {
+        JobError::State(_) => Failure::hopeless(error),
+        JobError::Failed { .. } => Failure::new(FAILED, error),
+        JobError::Disk(_) => Failure::new(IO, error),
+    }
+}
+
 /// A running topology with its flows and its data directory.
 pub(crate) struct Running {
     pub(crate) job: Job,
@@ -58,9 +82,9 @@ impl Running {
     pub(crate) fn start(
         topology: Topology,
         compute: tokio::runtime::Handle,
-        reset_state: &[String],
+        allowed: Allowed,
     ) -> Result<Running, Failure> {
-        let Topology { loaded, flows, context } = topology;
+        let Topology { loaded, flows, context, .. } = topology;
         let lock = DirLock::take(&context.data_dir).map_err(|message| Failure::new(IO, message))?;
         let events = FlowEvents::default();
         let mut plan = loaded.plan;
@@ -83,20 +107,31 @@ impl Running {
             scheduler = Some(handle);
         }
         let config = JobConfig {
-            vfs: std::sync::Arc::new(tidegate_engine::storage::vfs::RealDisk),
+            vfs: context.disk,
             data_dir: context.data_dir.clone(),
             clock: context.clock,
             compute,
-            reset_state: reset_state.to_vec(),
+            allowed,
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
-        let job = Job::start(plan, &config).map_err(|error| Failure::new(FAILED, error))?;
+        let job = Job::start(plan, &config).map_err(|error| failure_of(&error))?;
         Ok(Running { job, events, data_dir: context.data_dir, scheduler, _lock: lock })
     }
 
     /// Waits for the end of the streams and answers how they ended.
     pub(crate) async fn wait(&mut self) -> Result<(), Failure> {
-        self.job.wait().await.map_err(|error| Failure::new(FAILED, error))
+        let broken = poisoned(self.scheduler.clone());
+        let ended = tokio::select! {
+            ended = self.job.wait() => ended.map_err(|error| failure_of(&error)),
+            message = broken => Err(Failure::new(IO, message)),
+        };
+        // Whoever met it first: it is the disk.
+        let journal = self.scheduler.as_ref().map(SchedulerHandle::journal);
+        let poison = journal.and_then(|journal| journal.poisoned()).map(ToString::to_string);
+        ended.map_err(|failure| match poison {
+            Some(message) if failure.code == FAILED => Failure::new(IO, message),
+            Some(_) | None => failure,
+        })
     }
 
     /// Waits until every run is final or waits for a person or a time, and

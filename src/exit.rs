@@ -9,6 +9,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The exit code.
     pub(crate) code: u8,
+    /// Whether trying again is of no use before a person has done something.
+    pub(crate) is_hopeless: bool,
 }
 
 /// Something failed.
@@ -22,7 +24,12 @@ pub(crate) const CONFIG: u8 = 78;
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl std::fmt::Display) -> Failure {
-        Failure { message: message.to_string(), code }
+        Failure { message: message.to_string(), code, is_hopeless: false }
+    }
+
+    /// Something failed that will fail again.
+    pub(crate) fn hopeless(message: impl std::fmt::Display) -> Failure {
+        Failure { is_hopeless: true, ..Failure::new(FAILED, message) }
     }
 
     /// Prints the message and gives the exit code.

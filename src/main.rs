@@ -9,6 +9,7 @@ mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit;
+mod supervise;
 mod topology;
 
 use std::process::ExitCode;

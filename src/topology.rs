@@ -12,6 +12,7 @@ use tidegate_engine::flow::{
     self,
     spec::{Flows, Workshop},
 };
+use tidegate_engine::storage::watched::{DiskWatch, watched_disk};
 use tidegate_engine::task::WriteRule;
 use tidegate_engine::time::SystemClock;
 use tidegate_engine::topology::load::{Loaded, load, read};
@@ -48,6 +49,8 @@ pub(crate) struct Topology {
     pub(crate) loaded: Loaded,
     pub(crate) flows: Flows,
     pub(crate) context: BuildContext,
+    /// What is known of the disk that its state is on.
+    pub(crate) disk: DiskWatch,
 }
 
 impl TopologyFile {
@@ -78,9 +81,12 @@ impl TopologyFile {
         let base_dir = self.path.parent().map(Path::to_owned).unwrap_or_default();
         let data_dir = options.data_dir.clone().unwrap_or_else(|| base_dir.join(".tidegate").join(&name));
         let expressions: Arc<dyn Expressions> = Arc::new(SqlExpressions::new());
+        let (disk, watch) = watched_disk();
         let context = BuildContext {
+            disk,
             expressions,
             clock: Arc::new(SystemClock),
+            file: self.path.display().to_string(),
             base_dir,
             data_dir,
             topology: name,
@@ -98,7 +104,7 @@ impl TopologyFile {
             variable: Arc::new(variable),
         };
         let flows = flow::spec::build(&loaded.flows, &loaded.triggers, workshop)?;
-        Ok(Topology { loaded, flows, context })
+        Ok(Topology { loaded, flows, context, disk: watch })
     }
 
     /// `examples/cold-chain/topology.toml` is called after its folder.

@@ -19,7 +19,6 @@ use tidegate_engine::catalog::{Catalog, Row};
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::Input;
 use tidegate_engine::schema::StreamSchema;
-use tidegate_engine::shared::Shared;
 use tidegate_engine::sink::{Sink, SinkPart};
 use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
 use tidegate_engine::time::time_type;

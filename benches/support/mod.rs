@@ -75,7 +75,7 @@ impl Engine {
                 data_dir: context.data_dir,
                 clock: context.clock,
                 compute: self.compute.handle().clone(),
-                reset_state: Vec::new(),
+                allowed: Default::default(),
                 log_limits: tidegate_engine::storage::log::LogLimits::default(),
             };
             let mut job = Job::start(loaded.plan, &config).expect("starts");

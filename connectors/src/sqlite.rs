@@ -24,7 +24,7 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use crate::sink_log::{Remote, RemoteError, part};
 use crate::sql_table::{SqlTable, TABLE_KEYS, Texts, names};
 
-const KEYS: &[Key] = &[required("path", Kind::Text, "the file, made if it is not there")];
+const KEYS: &[Key] = &[required("path", Kind::Text, "the file, made if it is not there").outside()];
 
 /// `[sink.x] type = "sqlite"`
 pub(crate) const SINK: Row<BuildSink> = Row {

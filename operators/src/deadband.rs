@@ -25,13 +25,15 @@ use crate::part::{key_texts, named_columns, only_input, require_time};
 const KEYS: &[Key] = &[
     optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
     required("column", Kind::Text, "the number that is watched"),
-    optional("absolute", Kind::Number, "a smaller change does not go on"),
+    optional("absolute", Kind::Number, "a smaller change does not go on").aside(),
     optional(
         "percent",
         Kind::Number,
         "a smaller change, in percent of the last value that went on, does not go on",
-    ),
-    optional("max_interval", Kind::Duration, "a row goes on at the latest after this time, changed or not"),
+    )
+    .aside(),
+    optional("max_interval", Kind::Duration, "a row goes on at the latest after this time, changed or not")
+        .aside(),
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {

@@ -1,6 +1,8 @@
 //! The daemon's HTTP API on loopback: is it alive, is it ready, its metrics in
 //! Prometheus' text format, and the state of every node.
 
+mod seat;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,19 +16,17 @@ use tidegate_engine::flow::journal::Resolved;
 use tidegate_engine::flow::key::parse_run_id;
 use tidegate_engine::flow::scheduler::SchedulerHandle;
 use tidegate_engine::flow::state::Resolution;
-use tidegate_engine::runtime::stats::NodeStats;
 use tokio::net::TcpListener;
 
+pub(crate) use self::seat::Seat;
 use crate::exit::{FAILED, Failure};
 
 /// What the API shows.
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) metrics: PrometheusHandle,
-    /// Name and nodes of each topology.
-    pub(crate) topologies: Arc<Vec<(String, Vec<Arc<NodeStats>>)>>,
-    /// The flows of each topology that has some.
-    pub(crate) flows: Arc<Vec<SchedulerHandle>>,
+    /// Every topology.
+    pub(crate) topologies: Arc<Vec<Arc<Seat>>>,
 }
 
 /// Where a person's word about an unknown write is taken.
@@ -81,11 +81,7 @@ async fn metrics(State(shown): State<Shown>) -> Response {
 }
 
 async fn status(State(shown): State<Shown>) -> Json<serde_json::Value> {
-    let topologies = shown.topologies.iter().map(|(name, nodes)| {
-        let nodes: Vec<_> = nodes.iter().map(|node| node.read()).collect();
-        serde_json::json!({"topology": name, "nodes": nodes})
-    });
-    Json(topologies.collect())
+    Json(shown.topologies.iter().map(|seat| seat.to_json()).collect())
 }
 
 /// Only JSON is taken, so that no page of a browser can send it unasked.
@@ -95,8 +91,8 @@ async fn resolve(State(shown): State<Shown>, Json(word): Json<Word>) -> (StatusC
         return wrong(format!("{:?} is no number of a run, or {:?} no end", word.run, word.resolution));
     };
     // Numbers are instants of making: two topologies hardly ever share one.
-    let open = |flows: &&SchedulerHandle| matches!(flows.journal().open_run(run), Ok(Some(_)));
-    let mut having = shown.flows.iter().filter(open);
+    let open = |flows: &SchedulerHandle| matches!(flows.journal().open_run(run), Ok(Some(_)));
+    let mut having = shown.topologies.iter().filter_map(|seat| seat.flows()).filter(open);
     let (Some(flows), None) = (having.next(), having.next()) else {
         return wrong(format!("no topology here, or more than one, has an open run {}", word.run));
     };

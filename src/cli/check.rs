@@ -67,7 +67,7 @@ impl Check {
             } else {
                 format!("{wrong} of {} topologies cannot start", files.len())
             };
-            return Err(Failure { message, code: CONFIG });
+            return Err(Failure::new(CONFIG, message));
         }
         Ok(())
     }

@@ -159,6 +159,11 @@ impl Replay {
             if self.all { is_open } else { asked.contains(&letter.id) && is_open }
         });
         let wanted: Vec<&DeadLetter> = wanted.collect();
+        if wanted.iter().any(|letter| letter.fate == Fate::Quarantined) {
+            let node = &self.node;
+            let message = format!("rows of `{node}` come again by themselves, from the checkpoint");
+            return Err(Failure::new(2, message));
+        }
         if wanted.iter().any(|letter| letter.fate == Fate::Rejected) {
             let node = &self.node;
             return Err(Failure::new(
@@ -204,6 +209,7 @@ fn state(letter: &DeadLetter) -> &'static str {
         (_, true, _) => "asked for",
         (_, _, Fate::Refused) => "refused",
         (_, _, Fate::Rejected) => "rejected",
+        (_, _, Fate::Quarantined) => "quarantined",
     }
 }
 
@@ -211,7 +217,7 @@ fn state(letter: &DeadLetter) -> &'static str {
 fn content(letter: &DeadLetter) -> Result<Vec<u8>, Failure> {
     match letter.fate {
         Fate::Rejected => Ok(payload(&letter.row)),
-        Fate::Refused => {
+        Fate::Refused | Fate::Quarantined => {
             let mut line = Vec::new();
             let encoded = EncodeFormat::Json.encoder().encode(&letter.row, &mut line);
             encoded.map_err(|reason| Failure::new(IO, reason))?;

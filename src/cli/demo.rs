@@ -10,6 +10,7 @@ use clap::Args;
 use tidegate_engine::flow::events::{FlowEvent, What};
 use tidegate_engine::flow::journal::JournalReader;
 use tidegate_engine::flow::key::run_id_text;
+use tidegate_engine::runtime::job::Allowed;
 use tidegate_engine::runtime::stats::NodeStatus;
 use tidegate_engine::task::WriteRule;
 use tidegate_engine::time::{Clock, SystemClock, Time};
@@ -129,7 +130,7 @@ fn start(
         eprintln!("{}", file.render(&error.0));
         Failure::new(CONFIG, format!("the demo's topology {name} is wrong"))
     })?;
-    Running::start(topology, compute, &[])
+    Running::start(topology, compute, Allowed::default())
 }
 
 /// The demo's own `[writes]`: one valve and the turbines' power limits.

@@ -69,7 +69,7 @@ impl Eval {
         let text =
             Text { value: self.expression.clone(), span: 0..self.expression.len(), starts_at: Some(0) };
         let compiled = SqlExpressions::new().compile(&text, &Scope::of(&schema)).map_err(|diagnostic| {
-            Failure { message: render("expression", &self.expression, &[diagnostic], false), code: CONFIG }
+            Failure::new(CONFIG, render("expression", &self.expression, &[diagnostic], false))
         })?;
         let batch = RecordBatch::try_new(schema, columns.into_iter().map(|(_, column)| column).collect());
         let failed = |error: &dyn std::fmt::Display| Failure::new(FAILED, error);

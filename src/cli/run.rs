@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tidegate_engine::flow::key::run_id_text;
+use tidegate_engine::runtime::job::Allowed;
 use tidegate_engine::topology::value::parse_duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,6 +35,12 @@ pub(crate) struct Run {
     /// Throw the saved state of a node away
     #[arg(long, value_name = "NODE")]
     reset_state: Vec<String>,
+    /// Go on from a source's saved position although the file calls what it reads by another name
+    #[arg(long, value_name = "NODE")]
+    keep_position: Vec<String>,
+    /// Begin without any state if no checkpoint can be read
+    #[arg(long)]
+    accept_loss: bool,
     /// Give `${NAME}` a value
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
@@ -83,13 +90,15 @@ impl Run {
         runtimes.io.block_on(async {
             // Heard from the first moment on: a signal during the start is a stop, not a crash.
             let stop = stop_signal()?;
-            let mut running = Running::start(topology, compute, &self.reset_state)?;
+            let mut running = Running::start(topology, compute, self.allowed())?;
             let ending = tokio::select! {
                 ended = running.wait() => Ending::ByItself(ended),
                 () = wait(self.for_time) => Ending::TimeOver,
                 () = stop => Ending::Signal,
             };
             let result = match ending {
+                // What became of the disk decides; its runs go on after the next start.
+                Ending::ByItself(Err(failure)) if failure.code == IO => Err(failure),
                 Ending::ByItself(result) => {
                     for run in running.wait_for_runs().await.waiting {
                         let id = run_id_text(run.id);
@@ -116,6 +125,14 @@ impl Run {
 }
 
 impl Run {
+    fn allowed(&self) -> Allowed {
+        Allowed {
+            reset_state: self.reset_state.clone(),
+            keep_position: self.keep_position.clone(),
+            accept_loss: self.accept_loss,
+        }
+    }
+
     /// Recorded files by node; paths start at the current folder.
     fn replay(&self) -> Result<BTreeMap<String, PathBuf>, Failure> {
         let mut replay = BTreeMap::new();

@@ -1,17 +1,22 @@
 //! `tidegate serve`: the daemon.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
-use futures::future::join_all;
+use tidegate_engine::runtime::job::Allowed;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::check::topology_files;
 use super::logging;
 use super::run::stop_signal;
-use crate::api::{Shown, install_metrics, serve};
+use crate::api::{Seat, Shown, install_metrics, serve};
 use crate::config::DaemonConfig;
-use crate::daemon::{Running, Runtimes};
+use crate::daemon::Runtimes;
 use crate::exit::{CONFIG, FAILED, Failure};
+use crate::supervise::Charge;
 use crate::topology::{LoadOptions, Topology, load_and_report};
 
 #[derive(Args)]
@@ -19,9 +24,23 @@ pub(crate) struct Serve {
     /// The daemon's configuration
     #[arg(long, default_value = "/etc/tidegate/tidegate.toml", value_name = "FILE")]
     config: PathBuf,
+    /// Throw the saved state of a node away, once
+    #[arg(long, value_name = "TOPOLOGY/NODE", value_parser = place)]
+    reset_state: Vec<(String, String)>,
+    /// Go on from a source's saved position although the file calls what it reads by another name
+    #[arg(long, value_name = "TOPOLOGY/NODE", value_parser = place)]
+    keep_position: Vec<(String, String)>,
+    /// Begin a topology without any state, once, if no checkpoint of it can be read
+    #[arg(long, value_name = "TOPOLOGY")]
+    accept_loss: Vec<String>,
     /// Log as text instead of JSON lines
     #[arg(long)]
     text: bool,
+}
+
+fn place(text: &str) -> Result<(String, String), String> {
+    let (topology, node) = text.split_once('/').ok_or_else(|| format!("{text:?} has no `/`"))?;
+    Ok((topology.to_owned(), node.to_owned()))
 }
 
 impl Serve {
@@ -29,86 +48,103 @@ impl Serve {
         let config = DaemonConfig::open(&self.config)?;
         logging::start(!self.text, "info");
         let metrics = install_metrics()?;
-        let topologies = load_all(&config)?;
+        let charges = self.load_all(&config)?;
         let runtimes = Runtimes::start()?;
         let compute = runtimes.compute.handle().clone();
         runtimes.io.block_on(async {
             // Heard from the first moment on: a signal during the start is a stop, not a crash.
-            let stop = stop_signal()?;
-            let mut running = Vec::new();
-            for topology in topologies {
-                running.push(Running::start(topology, compute.clone(), &[])?);
-            }
-            let shown = running.iter().map(|running| (running.job.name.clone(), running.job.stats.clone()));
-            let flows = running.iter().filter_map(|running| running.scheduler.clone()).collect();
-            let shown = Shown {
-                metrics,
-                topologies: std::sync::Arc::new(shown.collect()),
-                flows: std::sync::Arc::new(flows),
-            };
+            let signal = stop_signal()?;
+            let seats: Vec<Arc<Seat>> = charges.iter().map(|(charge, _)| Arc::clone(&charge.seat)).collect();
+            let shown = Shown { metrics, topologies: Arc::new(seats) };
             let address = serve(config.listen, shown).await?;
-            tracing::info!("running {} topologies; the API is at http://{address}", running.len());
-            let mut all_well = true;
-            tokio::select! {
-                () = stop => {}
-                result = all_ended(&mut running) => all_well = result,
+            tracing::info!("running {} topologies; the API is at http://{address}", charges.len());
+            let (stop, stopped) = watch::channel(false);
+            let (ended, mut endings) = mpsc::channel(charges.len());
+            let count = charges.len();
+            let mut lives = JoinSet::new();
+            for (charge, topology) in charges {
+                lives.spawn(charge.run(topology, compute.clone(), ended.clone(), stopped.clone()));
             }
+            tokio::select! {
+                () = signal => {}
+                // One that has failed keeps the daemon up, so that it is seen.
+                () = async { for _ in 0..count { endings.recv().await; } } => {}
+            }
+            stop.send_replace(true);
             // A second signal ends at once; the next start goes on as after a crash.
-            let stopping = join_all(running.iter_mut().map(|running| running.stop(false)));
+            let stopping = async {
+                let mut all_well = true;
+                while let Some(life) = lives.join_next().await {
+                    all_well &= life.unwrap_or(false);
+                }
+                all_well
+            };
             tokio::select! {
-                results = stopping => results.into_iter().collect::<Result<(), Failure>>()?,
-                () = stop_signal()? => return Err(Failure::new(FAILED, "stopped at once by a second signal")),
+                all_well = stopping => {
+                    if all_well { Ok(()) } else { Err(Failure::new(FAILED, "a topology has failed")) }
+                }
+                () = stop_signal()? => Err(Failure::new(FAILED, "stopped at once by a second signal")),
             }
-            if all_well { Ok(()) } else { Err(Failure::new(FAILED, "a topology has failed")) }
         })
     }
-}
 
-/// Every topology of the daemon's folder; the mistakes of all are told, and
-/// then nothing starts.
-fn load_all(config: &DaemonConfig) -> Result<Vec<Topology>, Failure> {
-    let mut topologies = Vec::new();
-    let mut wrong = Vec::new();
-    let files = topology_files(std::slice::from_ref(&config.topologies))?;
-    for path in &files {
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("topology");
-        let options = LoadOptions {
-            data_dir: Some(config.data_dir.join(stem)),
-            writes: config.writes.clone(),
-            ..LoadOptions::default()
-        };
-        match load_and_report(path, &options) {
-            Ok((_, topology)) => {
-                let name = &topology.context.topology;
-                if topologies.iter().any(|other: &Topology| other.context.topology == *name) {
-                    let message = format!("{}: there is another topology called `{name}`", path.display());
-                    wrong.push(Failure::new(CONFIG, message));
+    /// Every topology of the daemon's folder; the mistakes of all are told, and
+    /// then nothing starts.
+    fn load_all(&self, config: &DaemonConfig) -> Result<Vec<(Charge, Topology)>, Failure> {
+        let mut charges: Vec<(Charge, Topology)> = Vec::new();
+        let mut wrong = Vec::new();
+        let files = topology_files(std::slice::from_ref(&config.topologies))?;
+        for path in &files {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("topology");
+            let options = LoadOptions {
+                data_dir: Some(config.data_dir.join(stem)),
+                writes: config.writes.clone(),
+                ..LoadOptions::default()
+            };
+            match load_and_report(path, &options) {
+                Ok((file, topology)) => {
+                    let name = topology.context.topology.as_str();
+                    if charges.iter().any(|(charge, _)| charge.seat.name() == name) {
+                        let message =
+                            format!("{}: there is another topology called `{name}`", path.display());
+                        wrong.push(Failure::new(CONFIG, message));
+                    }
+                    let charge = Charge { file, options, allowed: self.allowed(name), seat: Seat::new(name) };
+                    charges.push((charge, topology));
                 }
-                topologies.push(topology);
+                Err(failure) => wrong.push(failure),
             }
-            Err(failure) => wrong.push(failure),
+        }
+        match wrong.len() {
+            0 => self.check_names(&charges).map(|()| charges),
+            1 => Err(wrong.remove(0)),
+            count => {
+                let message = format!("{count} of {} topologies are wrong; nothing was started", files.len());
+                Err(Failure::new(CONFIG, message))
+            }
         }
     }
-    match wrong.len() {
-        0 => Ok(topologies),
-        1 => Err(wrong.remove(0)),
-        count => {
-            let message = format!("{count} of {} topologies are wrong; nothing was started", files.len());
-            Err(Failure::new(CONFIG, message))
-        }
-    }
-}
 
-/// Waits until every topology has ended by itself; one that fails is told and
-/// the others go on. Answers whether all ended well.
-async fn all_ended(running: &mut [Running]) -> bool {
-    let waits = running.iter_mut().map(|running| async {
-        let result = running.wait().await;
-        match &result {
-            Ok(()) => tracing::info!(topology = %running.job.name, "has ended"),
-            Err(failure) => tracing::error!(topology = %running.job.name, "{}", failure.message),
+    fn allowed(&self, topology: &str) -> Allowed {
+        let of = |places: &[(String, String)]| {
+            let here = places.iter().filter(|(name, _)| name == topology);
+            here.map(|(_, node)| node.clone()).collect()
+        };
+        Allowed {
+            reset_state: of(&self.reset_state),
+            keep_position: of(&self.keep_position),
+            accept_loss: self.accept_loss.iter().any(|name| name == topology),
         }
-        result.is_ok()
-    });
-    join_all(waits).await.into_iter().all(|well| well)
+    }
+
+    /// A topology on the command line that is not there is a slip.
+    fn check_names(&self, charges: &[(Charge, Topology)]) -> Result<(), Failure> {
+        let known: BTreeSet<&str> = charges.iter().map(|(charge, _)| charge.seat.name()).collect();
+        let places = self.reset_state.iter().chain(&self.keep_position).map(|(topology, _)| topology);
+        let mut named = places.chain(&self.accept_loss);
+        match named.find(|topology| !known.contains(topology.as_str())) {
+            Some(topology) => Err(Failure::new(CONFIG, format!("there is no topology `{topology}`"))),
+            None => Ok(()),
+        }
+    }
 }

@@ -29,7 +29,9 @@ impl Status {
         let status: serde_json::Value = serde_json::from_str(&body)
             .map_err(|error| Failure::new(FAILED, format!("{} gave no status: {error}", self.api)))?;
         for topology in status.as_array().map(Vec::as_slice).unwrap_or_default() {
-            say!("{}", topology["topology"].as_str().unwrap_or_default());
+            let text = |key: &str| topology[key].as_str().unwrap_or_default();
+            let colon = if text("reason").is_empty() { "" } else { ": " };
+            say!("{}  {}{colon}{}", text("topology"), text("state"), text("reason"));
             for node in topology["nodes"].as_array().map(Vec::as_slice).unwrap_or_default() {
                 let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
                 say!(

@@ -1,14 +1,12 @@
 //! A topology from its text to built parts and flows, with the whole catalog:
 //! keys, references, expressions, devices, times. Nothing is connected.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_engine::flow;
 use tidegate_engine::flow::spec::Workshop;
 use tidegate_engine::testing::fuzz::show;
-use tidegate_engine::time::SystemClock;
 use tidegate_engine::topology::load::{load as build, read};
 use tidegate_engine::topology::node::BuildContext;
 use tidegate_operators::expression::SqlExpressions;
@@ -25,17 +23,9 @@ pub(crate) fn load(bytes: &[u8]) {
     };
     // No file is there: a topology may name any.
     let nowhere = PathBuf::from("/proc/self/nowhere");
-    let context = BuildContext {
-        expressions: Arc::new(SqlExpressions::new()),
-        clock: Arc::new(SystemClock),
-        base_dir: nowhere.clone(),
-        data_dir: nowhere,
-        topology: name,
-        once: true,
-        replay: BTreeMap::new(),
-        shared: Arc::default(),
-        writes: Arc::default(),
-    };
+    let expressions = Arc::new(SqlExpressions::new());
+    let context = BuildContext::new(&name, nowhere.clone(), nowhere, expressions);
+    let context = BuildContext { once: true, ..context };
     let loaded = match build(&parsed, &CATALOG, &context) {
         Ok(loaded) => loaded,
         Err(error) => return show(&text, &error.0),

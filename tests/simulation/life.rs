@@ -223,7 +223,7 @@ impl Simulation<'_> {
             vfs: Arc::new(self.disk.plugged()),
             clock: Arc::clone(&context.clock),
             compute: tokio::runtime::Handle::current(),
-            reset_state: Vec::new(),
+            allowed: Default::default(),
             log_limits: LOG_LIMITS,
         };
         Ok(Running { job: Job::start(plan, &config)?, scheduler, clock: context.clock })

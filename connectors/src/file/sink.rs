@@ -17,7 +17,6 @@ use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::Input;
 use tidegate_engine::sink::{Delivery, Sink, SinkPart};
 use tidegate_engine::storage::files::sync_folder;
-use tidegate_engine::storage::vfs::RealDisk;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::fs::{File, OpenOptions};
@@ -129,7 +128,7 @@ fn build_rolled(
         return Err(Diagnostic::error("TG-C033", message).at(entry.key_span.clone()).help(help).into());
     }
     let marker = marker_path(config, context);
-    let store = Folder::new(Arc::new(RealDisk), folder, &marker);
+    let store = Folder::new(Arc::clone(&context.disk), folder, &marker);
     rolled(config, context, &input.stream.columns, format, store)
 }
 

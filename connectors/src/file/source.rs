@@ -27,7 +27,8 @@ const KEYS: &[Key] = &[required(
     "path",
     Kind::Text,
     "a file, or files by a pattern such as \"in/*.jsonl\", read in the order of their names",
-)];
+)
+.outside()];
 
 /// `[source.x] type = "file"`.
 pub(crate) const ROW: Row<BuildSource> = Row {

@@ -13,7 +13,7 @@ use tidegate_engine::topology::value::{Data, Table, Value};
 
 /// Keys of every Kafka node.
 pub(super) const CLIENT_KEYS: &[Key] = &[
-    required("brokers", Kind::List(&Kind::Text), "host:port of one or more brokers of the cluster"),
+    required("brokers", Kind::List(&Kind::Text), "host:port of one or more brokers of the cluster").outside(),
     optional("sasl", Kind::Table(SASL_KEYS), "user and password for the brokers; default: none"),
     optional(
         "tls",

@@ -64,7 +64,8 @@ const SOURCE_KEYS: &[Key] = &[
         "topics",
         Kind::List(&Kind::Text),
         "names of topics; one that begins with ^ is a regular expression over all names",
-    ),
+    )
+    .outside(),
     optional("group", Kind::Text, "consumer group; default: the topology's name, a dash, the node's name"),
     optional(
         "start",

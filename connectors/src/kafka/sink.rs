@@ -43,7 +43,7 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const ROWS_PER_TURN: usize = 1_024;
 
 pub(super) const SINK_KEYS: &[Key] = &[
-    required("topic", Kind::Template, "the topic; {expr} inserts a value, e.g. \"events-{site}\""),
+    required("topic", Kind::Template, "the topic; {expr} inserts a value, e.g. \"events-{site}\"").outside(),
     optional("key", Kind::Expression, "the message's key, e.g. \"device\"; rows of one key keep their order"),
     optional("headers", Kind::Map(&Kind::Template), "headers by name, e.g. { trace = \"{trace_id}\" }"),
     optional(
@@ -67,17 +67,20 @@ pub(super) const SINK_KEYS: &[Key] = &[
         "delivery",
         Kind::Word(&["at_least_once", "exactly_once"]),
         "at_least_once: a message leaves at once, and may come again after a crash; exactly_once: messages leave in a transaction when their checkpoint is durable, once for readers at read_committed; default at_least_once",
-    ),
+    )
+    .outside(),
     optional(
         "transactional_id",
         Kind::Text,
         "exactly_once: names the sink to the brokers, and must stay the same; default: the topology's name, a slash, the node's name",
-    ),
+    )
+    .outside(),
     optional(
         "marker_topic",
         Kind::Text,
         "exactly_once: the compacted topic, made if it is not there, that says how far each sink is; default _tidegate_epochs",
-    ),
+    )
+    .outside(),
     optional("idempotent", Kind::Bool, "whether the broker drops repeats and keeps order; default true"),
     optional("linger", Kind::Duration, "how long messages may wait for company; default 5ms"),
     optional(

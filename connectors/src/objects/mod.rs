@@ -18,7 +18,6 @@ use async_trait::async_trait;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::sink::SinkPart;
-use tidegate_engine::storage::vfs::RealDisk;
 use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
@@ -110,7 +109,7 @@ pub(crate) fn rolled(
     let settings = Settings {
         sink: config.name.clone(),
         folder: log_folder(config, context),
-        vfs: Arc::new(RealDisk),
+        vfs: Arc::clone(&context.disk),
         session: marker::fresh_name(context.clock.now()),
         format,
         roll: roll(config)?,

@@ -22,8 +22,8 @@ mod store;
 mod tests;
 
 const KEYS: &[Key] = &[
-    required("path", Kind::Text, "where objects go: \"s3://bucket/prefix/\""),
-    optional("endpoint", Kind::Text, "a store that is not AWS, e.g. \"https://minio.plant:9000\""),
+    required("path", Kind::Text, "where objects go: \"s3://bucket/prefix/\"").outside(),
+    optional("endpoint", Kind::Text, "a store that is not AWS, e.g. \"https://minio.plant:9000\"").outside(),
     optional("region", Kind::Text, "default AWS_REGION of the environment, or \"us-east-1\""),
     optional(
         "allow_http",

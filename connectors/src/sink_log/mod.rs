@@ -19,7 +19,7 @@ use tidegate_engine::sink::{self, Sink, SinkPart};
 use tidegate_engine::storage::blocking::blocking;
 use tidegate_engine::storage::epoch_log::EpochLog;
 use tidegate_engine::storage::log::LogError;
-use tidegate_engine::storage::vfs::{RealDisk, Vfs};
+use tidegate_engine::storage::vfs::Vfs;
 use tidegate_engine::topology::delivery::log_bytes;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tokio::sync::watch;
@@ -130,7 +130,7 @@ pub(crate) fn part(config: &NodeConfig, context: &BuildContext, remote: Box<dyn 
     let settings = Settings {
         node: config.name.clone(),
         folder: context.data_dir.join("egress").join(&config.name),
-        vfs: Arc::new(RealDisk),
+        vfs: Arc::clone(&context.disk),
         bytes_max: log_bytes(config).unwrap_or(LOG_BYTES_MAX),
         once: context.once,
         close_wait: if context.once { STALL_WAIT } else { CLOSE_WAIT },

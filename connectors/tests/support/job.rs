@@ -45,7 +45,12 @@ impl Running {
         let plan = Plan {
             name: "test".into(),
             checkpoint_interval: Duration::from_millis(200),
-            sources: vec![SourceNode { name: "s".into(), part, unique: Vec::new() }],
+            sources: vec![SourceNode {
+                name: "s".into(),
+                part,
+                unique: Vec::new(),
+                fingerprint: Default::default(),
+            }],
             operators: vec![OperatorNode {
                 name: "watcher".into(),
                 part: OperatorPart {
@@ -53,7 +58,7 @@ impl Running {
                     ports: vec![Port { name: String::new(), stream }],
                 },
                 inputs: vec![from("s")],
-                fingerprint: String::new(),
+                fingerprint: Default::default(),
             }],
             sinks: vec![SinkNode {
                 name: "k".into(),
@@ -61,6 +66,7 @@ impl Running {
                 queue: None,
                 retry: RetryPolicy::default(),
                 input: from("watcher"),
+                fingerprint: Default::default(),
             }],
         };
         let config = JobConfig {
@@ -68,7 +74,7 @@ impl Running {
             data_dir: folder.path().to_owned(),
             clock: Arc::new(SystemClock),
             compute: tokio::runtime::Handle::current(),
-            reset_state: Vec::new(),
+            allowed: Default::default(),
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         let job = Job::start(plan, &config).expect("starts");

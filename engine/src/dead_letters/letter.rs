@@ -12,6 +12,7 @@ use arrow::error::ArrowError;
 const KIND: &str = "tidegate.dead";
 const REFUSED: &str = "refused";
 const REJECTED: &str = "rejected";
+const QUARANTINED: &str = "quarantined";
 const REPLAYED: &str = "replayed";
 /// Columns before those of the row.
 const OURS: usize = 3;
@@ -36,6 +37,9 @@ pub enum Fate {
     /// It could not be used, and nobody reads the port `rejects`: of it there
     /// is a payload only.
     Rejected,
+    /// An operator panicked on its batch: it comes again from the checkpoint, and
+    /// is kept to be looked at.
+    Quarantined,
 }
 
 /// Where a letter stands in its node's log.
@@ -77,6 +81,7 @@ pub(crate) fn letters(fate: Fate, letters: &[Letter], rows: &RecordBatch) -> Res
     let word = match fate {
         Fate::Refused => REFUSED,
         Fate::Rejected => REJECTED,
+        Fate::Quarantined => QUARANTINED,
     };
     let at = letters.iter().map(|letter| letter.at_us).collect::<Vec<_>>();
     let mut columns: Vec<ArrayRef> = vec![
@@ -115,8 +120,12 @@ pub(crate) fn read(batch: &RecordBatch) -> Result<Content, String> {
             let ids = text(0).ok_or_else(unknown)?;
             Ok(Content::Replayed(ids.iter().flatten().map(str::parse).collect::<Result<_, _>>()?))
         }
-        Some(word @ (REFUSED | REJECTED)) => {
-            let fate = if word == REFUSED { Fate::Refused } else { Fate::Rejected };
+        Some(word @ (REFUSED | REJECTED | QUARANTINED)) => {
+            let fate = match word {
+                REFUSED => Fate::Refused,
+                REJECTED => Fate::Rejected,
+                _ => Fate::Quarantined,
+            };
             let at = batch.columns().first().and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
             let (at, reasons, positions) =
                 (at.ok_or_else(unknown)?, text(1).ok_or_else(unknown)?, text(2).ok_or_else(unknown)?);

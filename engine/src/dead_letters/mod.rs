@@ -34,6 +34,8 @@ const REQUESTS: &str = "replay";
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// The letters of one node; the oldest make room.
 const BYTES_MAX: u64 = 1 << 30;
+/// Rows of a batch that are kept when an operator panics on it.
+const QUARANTINE_ROWS_MAX: usize = 1_000;
 /// When a full disk is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -117,6 +119,32 @@ impl DeadLetters {
         let at_us = self.clock.now().0;
         let letter = |reason: &String| Letter { at_us, reason: reason.clone(), position: String::new() };
         self.add(epoch, Fate::Refused, &reasons.iter().map(letter).collect::<Vec<_>>(), rows).await
+    }
+
+    /// Keeps rows of a batch on which an operator has panicked, for a person to
+    /// look at: they come again from the checkpoint, whatever becomes of this.
+    pub(crate) async fn quarantine(&self, reason: &str, batch: &RecordBatch) {
+        let rows = batch.slice(0, batch.num_rows().min(QUARANTINE_ROWS_MAX));
+        let at_us = self.clock.now().0;
+        let letter = Letter { at_us, reason: reason.to_owned(), position: String::new() };
+        let letters = vec![letter; rows.num_rows()];
+        let known = {
+            let (reason, rows) = (reason.to_owned(), rows.clone());
+            self.with_log(move |log| read::is_newest(log, &reason, &rows)).await
+        };
+        let kept = match known {
+            // A start after it has met the same batch.
+            Ok(true) => Ok(()),
+            Ok(false) => self.add(0, Fate::Quarantined, &letters, &rows).await,
+            Err(error) => Err(error),
+        };
+        let (node, rows, of) = (&self.node, rows.num_rows(), batch.num_rows());
+        match kept {
+            Ok(()) => {
+                tracing::error!(%node, "{reason}; {rows} of {of} rows of its batch are kept: `tidegate dead list`")
+            }
+            Err(error) => tracing::error!(%node, "{reason}; the rows of its batch cannot be kept: {error}"),
+        }
     }
 
     /// What a person wants to have delivered and was not yet.

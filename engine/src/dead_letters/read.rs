@@ -137,6 +137,19 @@ pub(super) fn requested(vfs: &dyn Vfs, log: &EpochLog, files: &[PathBuf]) -> Res
     Ok(requests.into_iter().map(replay).collect())
 }
 
+/// Whether the newest letters are these rows with this reason.
+pub(super) fn is_newest(log: &EpochLog, reason: &str, rows: &RecordBatch) -> Result<bool, LogError> {
+    let Some(newest) = log.items().last() else { return Ok(false) };
+    let Item { number, rows: batches, .. } = newest?;
+    let is_it = |content: &Content| match content {
+        Content::Letters(_, letters, batch) => {
+            batch.columns() == rows.columns() && letters.iter().all(|letter| letter.reason == reason)
+        }
+        Content::Replayed(_) => false,
+    };
+    Ok(contents(number, batches)?.iter().any(is_it))
+}
+
 fn ids_of(vfs: &dyn Vfs, files: &[PathBuf]) -> Result<BTreeMap<PathBuf, BTreeSet<LetterId>>, LogError> {
     let mut requests = BTreeMap::new();
     for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "ids")) {

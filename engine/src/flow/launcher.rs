@@ -17,6 +17,7 @@ use crate::planted;
 use crate::sink::{Delivery, Sink, SinkPart};
 use crate::time::Time;
 use crate::topology::delivery::RetryPolicy;
+use crate::topology::fingerprint::Fingerprint;
 use crate::topology::plan::{PortRef, SinkNode};
 
 /// Most firings in one transaction.
@@ -83,6 +84,7 @@ impl Launcher {
             queue: None,
             retry: RetryPolicy::default(),
             input: PortRef { node: trigger, port: 0 },
+            fingerprint: Fingerprint::default(),
         }
     }
 

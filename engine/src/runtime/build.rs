@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::checkpoint::{Checkpoint, OperatorState};
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
+use super::edits;
 use super::egress::{self, QueuedSink};
 use super::ingress::{LoggedSource, REMEMBERED_BYTES, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
@@ -25,10 +26,13 @@ use crate::sink::Sink;
 use crate::source::SourcePart;
 use crate::storage::log::LogLimits;
 use crate::topology::delivery::RetryPolicy;
+use crate::topology::fingerprint::Fingerprint;
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 
 /// The port of rows that could not be used.
 const REJECTS: &str = "rejects";
+/// Rows on which a node has panicked.
+const QUARANTINE: &str = "quarantine";
 /// Its index at a source.
 const SOURCE_REJECTS: usize = 1;
 
@@ -40,6 +44,8 @@ pub(super) struct Built {
     pub(super) sinks: Vec<mpsc::Sender<Command>>,
     pub(super) parts: Vec<String>,
     pub(super) fingerprints: BTreeMap<String, String>,
+    /// Which outside each source and sink has.
+    pub(super) outsides: BTreeMap<String, String>,
     /// Operators that go on from the checkpoint's state.
     pub(super) restored: BTreeSet<String>,
     /// How the changes of operators are put together.
@@ -56,15 +62,16 @@ pub(super) fn build(
     epoch: u64,
     config: &JobConfig,
 ) -> Result<Built, JobError> {
-    let known = |name: &String| {
-        plan.sources.iter().any(|node| node.name == *name)
-            || plan.operators.iter().any(|node| node.name == *name)
-    };
-    if let Some(unknown) = config.reset_state.iter().find(|name| !known(name)) {
-        return Err(JobError::State(format!(
-            "there is no node `{unknown}` whose state could be thrown away"
-        )));
+    for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
+        tracing::warn!(topology = %plan.name, "{note}");
     }
+    let outside = |name: &String, fingerprint: &Fingerprint| (name.clone(), fingerprint.text().to_owned());
+    let of_sources = plan.sources.iter().map(|node| outside(&node.name, &node.fingerprint));
+    let of_sinks = plan.sinks.iter().filter(|node| edits::keeps_rows(node));
+    let of_sinks = of_sinks.map(|node| outside(&node.name, &node.fingerprint));
+    // Rows of a sink that is gone still wait for what it was.
+    let mut outsides = checkpoint.outsides.clone();
+    outsides.extend(of_sources.chain(of_sinks).filter(|(_, text)| !text.is_empty()));
     let unread = unread_rejects(&plan);
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
@@ -81,6 +88,7 @@ pub(super) fn build(
             sinks: Vec::new(),
             parts: Vec::new(),
             fingerprints: BTreeMap::new(),
+            outsides,
             restored: BTreeSet::new(),
             compactions: BTreeMap::new(),
             stats: Vec::new(),
@@ -183,8 +191,8 @@ impl Builder<'_> {
     ) -> Result<Vec<Draft>, JobError> {
         let mut drafts: Vec<Draft> = Vec::new();
         for mut node in operators {
+            self.built.fingerprints.insert(node.name.clone(), node.fingerprint.text().to_owned());
             self.restore(&mut node)?;
-            self.built.fingerprints.insert(node.name.clone(), node.fingerprint.clone());
             if let Some(compaction) = node.part.operator.compaction() {
                 self.built.compactions.insert(node.name.clone(), compaction);
             }
@@ -209,18 +217,13 @@ impl Builder<'_> {
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
         let name = &node.name;
         let state = self.checkpoint.operators.remove(name).filter(|_| !planted!(StateForgotten));
-        let state = state.filter(|_| !self.config.reset_state.contains(name));
+        let state = state.filter(|_| !self.config.allowed.reset_state.contains(name));
         let Some(OperatorState { fingerprint, batches: state, .. }) = state else { return Ok(()) };
         if state.is_empty() {
             return Ok(());
         }
-        if fingerprint != node.fingerprint {
-            let message = format!(
-                "the saved state of `{name}` was written by another configuration:\n  then: {fingerprint}\n  now:  {}\nchange it back, or throw the state away with --reset-state {name}",
-                node.fingerprint
-            );
-            return Err(JobError::State(message));
-        }
+        // What differs does not matter; files that hold parts of the state know it by these words.
+        self.built.fingerprints.insert(name.clone(), fingerprint);
         self.built.restored.insert(name.clone());
         let restored = node.part.operator.restore(state);
         restored.map_err(|error| JobError::State(format!("cannot restore the state of `{name}`: {error}")))
@@ -315,7 +318,9 @@ impl Builder<'_> {
                 targets.push(Target::Slot(*child));
             }
         }
-        Slot { operator: node.part.operator, stats, job, ports }
+        // No node of the file is called so.
+        let quarantine = self.dead_letters(&format!("{}.{QUARANTINE}", node.name));
+        Slot { operator: node.part.operator, stats, job, ports, quarantine }
     }
 
     fn start_source(&mut self, mut node: SourceNode) {
@@ -329,7 +334,7 @@ impl Builder<'_> {
         self.built.sources.push(commands);
         let outlets = Outlets { ports: self.ports(&node.name, 2), stats };
         let restored = self.checkpoint.sources.remove(&node.name);
-        let restored = restored.filter(|_| !self.config.reset_state.contains(&node.name));
+        let restored = restored.filter(|_| !self.config.allowed.reset_state.contains(&node.name));
         let (position, watermark) = restored.unwrap_or_default();
         let wanted = node.part.replayable || node.part.source.remembers();
         let position = position.filter(|_| wanted && !planted!(PositionForgotten));

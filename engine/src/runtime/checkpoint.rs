@@ -30,6 +30,9 @@ pub struct Checkpoint {
     pub sources: BTreeMap<String, (Option<Position>, Option<Time>)>,
     /// State of each operator.
     pub operators: BTreeMap<String, OperatorState>,
+    /// Which outside each source and sink had, as its fingerprint says; versions
+    /// before this was kept say nothing.
+    pub outsides: BTreeMap<String, String>,
 }
 
 /// State of one operator in a checkpoint.
@@ -50,6 +53,8 @@ struct Head {
     epoch: u64,
     sources: Vec<SourceHead>,
     operators: Vec<OperatorHead>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    outsides: BTreeMap<String, String>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -76,8 +81,9 @@ impl Checkpoint {
         epoch: u64,
         reports: BTreeMap<String, Report>,
         fingerprints: &BTreeMap<String, String>,
+        outsides: &BTreeMap<String, String>,
     ) -> Self {
-        let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
+        let mut checkpoint = Checkpoint { epoch, outsides: outsides.clone(), ..Checkpoint::default() };
         for (name, report) in reports {
             match report {
                 Report::Source { position, watermark } => {
@@ -123,7 +129,8 @@ impl Checkpoint {
             position: position.as_ref().map(|position| hex(&position.0)),
             watermark: watermark.map(|time| time.0),
         });
-        let head = Head { epoch: self.epoch, sources: sources.collect(), operators };
+        let outsides = self.outsides.clone();
+        let head = Head { epoch: self.epoch, sources: sources.collect(), operators, outsides };
         let head = serde_json::to_vec(&head)
             .map_err(|error| arrow::error::ArrowError::JsonError(error.to_string()))?;
         let mut bytes = Vec::with_capacity(head.len() + streams.len() + 20);
@@ -156,7 +163,8 @@ impl Checkpoint {
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| "head too long")?;
         let (head, mut streams) = rest.split_at_checked(length).ok_or("head too long")?;
         let head: Head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
-        let mut checkpoint = Checkpoint { epoch: head.epoch, ..Checkpoint::default() };
+        let mut checkpoint =
+            Checkpoint { epoch: head.epoch, outsides: head.outsides, ..Checkpoint::default() };
         for source in head.sources {
             let position = source.position.map(|text| unhex(&text).ok_or("damaged position")).transpose()?;
             let entry = (position.map(|bytes| Position(bytes.into())), source.watermark.map(Time));
@@ -209,6 +217,7 @@ mod tests {
                     ..OperatorState::default()
                 },
             )]),
+            outsides: BTreeMap::new(),
         }
     }
 

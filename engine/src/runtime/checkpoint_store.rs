@@ -16,6 +16,10 @@ use crate::storage::vfs::{Vfs, write_atomically};
 /// Names the checkpoint after which peers have been told that rows are safe
 /// which no checkpoint holds yet.
 const ACKNOWLEDGED: &str = "acknowledged-after";
+/// What could not be read and was given up.
+const LOST: &str = "lost-";
+/// How a reason says that a file is whole, and of a version to come.
+pub(super) const NEWER: &str = "newer version";
 /// Checkpoints that a start may go on from.
 pub(super) const GENERATIONS: usize = 3;
 
@@ -91,7 +95,7 @@ impl CheckpointStore {
                     self.chains.lock().unwrap_or_else(PoisonError::into_inner).begin(&checkpoint);
                     return Ok(Some((checkpoint, damaged)));
                 }
-                Err(reason) if reason.contains("newer version") => {
+                Err(reason) if reason.contains(NEWER) => {
                     return Err(format!("{}: {reason}", path.display()));
                 }
                 Err(_) if planted!(FallbackIgnored) => return Ok(None),
@@ -103,6 +107,29 @@ impl CheckpointStore {
         } else {
             Err(format!("no checkpoint is whole: {}", damaged.join("; ")))
         }
+    }
+
+    /// Begins without any state although there was one, durably: epochs go on
+    /// behind every one that a sink may have seen. What cannot be read is put
+    /// aside for a person.
+    ///
+    /// # Errors
+    /// A sentence naming the file.
+    pub(super) fn give_up(&self) -> Result<Checkpoint, String> {
+        let all = self.generations();
+        let all = all.map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
+        let epoch = all.last().map_or(0, |(epoch, _)| *epoch) + 1;
+        let empty = Checkpoint { epoch, ..Checkpoint::default() };
+        self.write(empty.clone())?;
+        for (_, path) in all {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let aside = path.with_file_name(format!("{LOST}{name}"));
+            let renamed = self.vfs.rename(&path, &aside);
+            renamed.map_err(|error| format!("cannot rename {}: {error}", path.display()))?;
+        }
+        let synced = self.vfs.sync_folder(&self.folder);
+        synced.map_err(|error| format!("cannot write {}: {error}", self.folder.display()))?;
+        Ok(empty)
     }
 
     /// One file, without those that it names.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -10,6 +11,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+pub use super::allowed::Allowed;
+use super::allowed::give_up;
 use super::build::{Built, build};
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::CheckpointStore;
@@ -42,8 +45,8 @@ pub struct JobConfig {
     pub clock: Arc<dyn Clock>,
     /// The runtime whose threads compute; drivers run on the caller's.
     pub compute: Handle,
-    /// Nodes whose state is thrown away.
-    pub reset_state: Vec<String>,
+    /// What a person allows this start.
+    pub allowed: Allowed,
     /// How ingress logs are kept.
     pub log_limits: LogLimits,
 }
@@ -62,6 +65,10 @@ pub enum JobError {
     /// Its state cannot be read, or belongs to another configuration.
     #[error("{0}")]
     State(String),
+    /// An fsync has failed: nobody knows what is on the disk, and only another
+    /// start finds out.
+    #[error("{0}; nobody knows what is on the disk: the next start goes on from what it finds")]
+    Disk(String),
 }
 
 /// A handle on a running topology.
@@ -74,6 +81,7 @@ pub struct Job {
     done: JoinHandle<Result<(), JobError>>,
     /// How it ended, once that was asked.
     ended: Option<Result<(), JobError>>,
+    checkpoints: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +97,8 @@ impl Job {
     /// The state cannot be read or does not fit the plan; nothing has started.
     pub fn start(mut plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
         let store = CheckpointStore::new(Arc::clone(&config.vfs), config.data_dir.join("checkpoints"));
-        let restored = store.read_newest().map_err(JobError::State)?;
-        let (checkpoint, damaged) = restored.unwrap_or_default();
+        let restored = store.read_newest().or_else(|reason| give_up(&plan, &store, config, reason));
+        let (checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
         for file in damaged {
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
         }
@@ -106,10 +114,16 @@ impl Job {
         store.go_on(&built.restored, std::mem::take(&mut built.compactions));
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
-        let coordinator = Coordinator::new(built, store, epoch, interval);
+        let disk = Arc::clone(&config.vfs);
+        let coordinator = Coordinator::new(built, store, Arc::clone(&disk), epoch, interval);
+        let checkpoints = Arc::clone(&coordinator.checkpoints);
         let (nodes, topology) = (stats.clone(), name.clone());
         let done = tokio::spawn(async move {
             let result = coordinator.run(controls).await;
+            let result = result.map_err(|error| disk.failed_sync().map_or(error, JobError::Disk));
+            if let Err(error @ (JobError::Disk(_) | JobError::State(_))) = &result {
+                nodes.iter().for_each(|stats| stats.set_state(format!("failed: {error}")));
+            }
             if let Err(JobError::Failed { node, message }) = &result {
                 let others = format!("stopped: `{node}` of {topology} has failed");
                 for stats in &nodes {
@@ -122,7 +136,7 @@ impl Job {
             }
             result
         });
-        Ok(Job { name, stats, control, done, ended: None })
+        Ok(Job { name, stats, control, done, ended: None, checkpoints })
     }
 
     /// Stops with a checkpoint: windows stay open and go on after a restart.
@@ -156,6 +170,12 @@ impl Job {
         self.ended.insert(ended).clone()
     }
 
+    /// Checkpoints that have become durable since the start.
+    #[must_use]
+    pub fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Acquire)
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -175,8 +195,10 @@ struct Coordinator {
     sources: Vec<mpsc::Sender<Command>>,
     sinks: Vec<mpsc::Sender<Command>>,
     fingerprints: BTreeMap<String, String>,
+    outsides: BTreeMap<String, String>,
     ledger: Ledger,
     store: CheckpointStore,
+    disk: Arc<dyn Vfs>,
     interval: Duration,
     stopping: bool,
     stop_epoch: Option<u64>,
@@ -186,10 +208,18 @@ struct Coordinator {
     barrier: u64,
     /// Whether rows after it have been acknowledged.
     acknowledged: bool,
+    /// How many have become durable.
+    checkpoints: Arc<AtomicU64>,
 }
 
 impl Coordinator {
-    fn new(built: Built, store: CheckpointStore, epoch: u64, interval: Duration) -> Coordinator {
+    fn new(
+        built: Built,
+        store: CheckpointStore,
+        disk: Arc<dyn Vfs>,
+        epoch: u64,
+        interval: Duration,
+    ) -> Coordinator {
         Coordinator {
             ledger: Ledger::new(built.parts, epoch),
             tasks: built.tasks,
@@ -197,13 +227,16 @@ impl Coordinator {
             sources: built.sources,
             sinks: built.sinks,
             fingerprints: built.fingerprints,
+            outsides: built.outsides,
             store,
+            disk,
             interval,
             stopping: false,
             stop_epoch: None,
             commit_wanted_since: None,
             barrier: epoch,
             acknowledged: false,
+            checkpoints: Arc::default(),
         }
     }
 
@@ -212,6 +245,7 @@ impl Coordinator {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // While an epoch is open the wish waits for it: asking again and again would burn a core.
+            self.check_disk()?;
             let wanted = self.commit_wanted_since.filter(|_| self.ledger.may_begin());
             let quick_at = wanted.map(|since| since + QUICK_COMMIT);
             let finished = tokio::select! {
@@ -238,7 +272,12 @@ impl Coordinator {
                 return Err(JobError::Failed { node: from.part.to_string(), message });
             }
         }
-        Ok(())
+        self.check_disk()
+    }
+
+    /// After an fsync that failed nothing may be acknowledged any more.
+    fn check_disk(&self) -> Result<(), JobError> {
+        self.disk.failed_sync().map_or(Ok(()), |failed| Err(JobError::Disk(failed)))
     }
 
     async fn on_control(&mut self, control: Control) -> bool {
@@ -299,7 +338,7 @@ impl Coordinator {
                 tell(&self.sources, Command::Commit(epoch)).await;
                 tokio::task::yield_now().await;
             }
-            let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints);
+            let checkpoint = Checkpoint::of(epoch, complete.reports, &self.fingerprints, &self.outsides);
             // A mark from before it names another epoch.
             (self.barrier, self.acknowledged) = (epoch, false);
             let store = self.store.clone();
@@ -314,6 +353,7 @@ impl Coordinator {
                 return Ok(false);
             }
             metrics::counter!("tidegate_checkpoints_total").increment(1);
+            self.checkpoints.fetch_add(1, Ordering::Release);
             tell(&self.sinks, Command::Commit(epoch)).await;
             tell(&self.sources, Command::Commit(epoch)).await;
         }

@@ -4,15 +4,18 @@
 //! [`watermark`]; the loops around them carry events and actions to and fro.
 
 pub mod align;
+mod allowed;
 mod build;
 mod chain;
 pub mod checkpoint;
 mod checkpoint_store;
 pub mod edge;
+mod edits;
 pub(crate) mod egress;
 pub(crate) mod ingress;
 pub mod job;
 pub mod ledger;
+mod leftover;
 mod outlets;
 mod parts;
 mod retry;

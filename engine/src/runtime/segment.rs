@@ -2,7 +2,9 @@
 //! is hot in the cache. Runs on the computing runtime; waits only for its
 //! inputs and for room on its outputs.
 
+use std::any::Any;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -14,6 +16,7 @@ use super::edge::{Closed, EdgeReceiver, EdgeSender};
 use super::ledger::Report;
 use super::parts::{JobLine, Word};
 use super::stats::NodeStats;
+use crate::dead_letters::DeadLetters;
 use crate::error::OperatorError;
 use crate::event::{Barrier, Event, Watermark};
 use crate::operator::{Operator, Output, Progress};
@@ -25,6 +28,8 @@ pub(super) struct Slot {
     pub(super) stats: Arc<NodeStats>,
     pub(super) job: JobLine,
     pub(super) ports: Vec<Vec<Target>>,
+    /// Where rows go on which the operator panics.
+    pub(super) quarantine: DeadLetters,
 }
 
 /// A reader of a port.
@@ -150,9 +155,19 @@ impl Segment {
         let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
         let mut out = Output::default();
         let started = Instant::now();
-        let progress = run_operator(slot, &work, &mut out);
+        // A bug in an operator ends its topology by name, and no other.
+        let guarded = catch_unwind(AssertUnwindSafe(|| run_operator(slot, &work, &mut out)));
         slot.stats.busy(started.elapsed());
-        let progress = progress.map_err(|error| Stop::Failed(index, error.0))?;
+        let progress = match guarded {
+            Ok(progress) => progress.map_err(|error| Stop::Failed(index, error.0))?,
+            Err(panic) => {
+                let message = format!("it panicked: {}", words_of(panic.as_ref()));
+                if let Work::Batch(_, _, batch) = &work {
+                    slot.quarantine.quarantine(&message, batch).await;
+                }
+                return Err(Stop::Failed(index, message));
+            }
+        };
         if let Some(event) = then {
             stack.push(Work::Forward(index, event));
         }
@@ -230,6 +245,11 @@ fn report(operator: &mut dyn Operator) -> Result<Report, OperatorError> {
         Some(changes) => Ok(Report::Changes(changes)),
         None => operator.snapshot().map(Report::State),
     }
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
 fn run_operator(slot: &mut Slot, work: &Work, out: &mut Output) -> Result<Progress, OperatorError> {

@@ -101,12 +101,14 @@ impl SinkDriver {
             Ok(End::Input) => {
                 self.await_last_commit().await;
                 match self.sink.close().await {
+                    Ok(()) => self.stats.set_state("ended"),
                     // What it cannot get over is no good end, though it is late.
-                    Err(ConnectorError::Fatal(message)) => return self.fail(message).await,
-                    Err(error) => tracing::warn!(node = %self.job.part, "closing: {error}"),
-                    Ok(()) => {}
+                    Err(ConnectorError::Fatal(message)) => self.fail(message).await,
+                    Err(error @ (ConnectorError::Lost(_) | ConnectorError::Rejected(_))) => {
+                        tracing::warn!(node = %self.job.part, "closing: {error}");
+                        self.stats.set_state("ended");
+                    }
                 }
-                self.stats.set_state("ended");
             }
             Ok(End::Gone) => {}
             Err(message) => self.fail(message).await,

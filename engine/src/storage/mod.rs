@@ -9,6 +9,7 @@ pub mod log;
 pub mod log_reader;
 pub mod record;
 pub mod vfs;
+pub mod watched;
 
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,11 @@ pub trait Vfs: Send + Sync {
     /// # Errors
     /// What the file system answers.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// The first fsync that has failed, with its file, if the disk remembers.
+    fn failed_sync(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A file that is written at its end.

@@ -104,6 +104,7 @@ mod tests {
     use crate::sink::{Sink, SinkPart};
     use crate::source::{Polled, Position, Source, SourcePart, WatermarkPolicy};
     use crate::topology::delivery::RetryPolicy;
+    use crate::topology::fingerprint::Fingerprint;
     use crate::topology::plan::{SinkNode, SourceNode};
 
     type Kept = Arc<Mutex<Option<Vec<String>>>>;
@@ -170,7 +171,7 @@ mod tests {
             name: name.into(),
             part: OperatorPart { operator, ports: ports.into_iter().map(port).collect() },
             inputs: vec![PortRef { node: from.into(), port: 0 }],
-            fingerprint: String::new(),
+            fingerprint: Fingerprint::default(),
         }
     }
 
@@ -192,11 +193,17 @@ mod tests {
             queue: None,
             retry: RetryPolicy::default(),
             input: PortRef { node: (*node).into(), port: *port },
+            fingerprint: Fingerprint::default(),
         };
         let mut plan = Plan {
             name: "test".into(),
             checkpoint_interval: Duration::from_secs(1),
-            sources: vec![SourceNode { name: "rows".into(), part, unique: Vec::new() }],
+            sources: vec![SourceNode {
+                name: "rows".into(),
+                part,
+                unique: Vec::new(),
+                fingerprint: Fingerprint::default(),
+            }],
             operators,
             sinks: sinks.iter().map(sink).collect(),
         };

@@ -12,6 +12,33 @@ pub struct Key {
     pub required: bool,
     /// One sentence for `tidegate doc`, with the default in it.
     pub doc: &'static str,
+    /// What a change of its value means for what was saved.
+    pub touches: Touches,
+}
+
+/// What the value of a key means for what a node has saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touches {
+    /// State of an operator: a change is refused.
+    State,
+    /// Nothing that is saved.
+    Nothing,
+    /// Which outside a source's position, or a sink's waiting rows, belong to.
+    Outside,
+}
+
+impl Key {
+    /// The same, but state does not depend on it.
+    #[must_use]
+    pub const fn aside(self) -> Key {
+        Key { touches: Touches::Nothing, ..self }
+    }
+
+    /// The same, and it says which outside a source reads or a sink writes.
+    #[must_use]
+    pub const fn outside(self) -> Key {
+        Key { touches: Touches::Outside, ..self }
+    }
 }
 
 /// What values a key takes.
@@ -92,11 +119,11 @@ fn quoted(words: &[&str]) -> String {
 /// A key that must be there.
 #[must_use]
 pub const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { name, kind, required: true, doc }
+    Key { name, kind, required: true, doc, touches: Touches::State }
 }
 
 /// A key that may be left out.
 #[must_use]
 pub const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { name, kind, required: false, doc }
+    Key { name, kind, required: false, doc, touches: Touches::State }
 }

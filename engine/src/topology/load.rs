@@ -2,9 +2,10 @@
 //! A layer is reported whole; the next one is looked at only when it is right.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::{Catalog, find, names};
+use crate::catalog::{BuildOperator, Catalog, Row, find, names};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
 use crate::operator::{Input, OperatorPart};
@@ -12,37 +13,21 @@ use crate::schema::{StreamSchema, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TablePart};
 use crate::topology::delivery;
-use crate::topology::fingerprint::fingerprint;
+use crate::topology::fingerprint::{Fingerprint, SourceText};
 use crate::topology::key::Key;
 use crate::topology::keys::check_keys;
 use crate::topology::node::{BuildContext, NodeConfig, Section};
 use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
+pub use crate::topology::retention::Retention;
 use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
 use crate::topology::unique::unique;
-use crate::topology::value::Table;
 
 /// Checkpoints are this far apart unless the file says otherwise.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Most nodes in one file.
 const NODES_MAX: usize = 1_000;
-
-/// Which ended runs of flows are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// For so long after their end.
-    pub age: Duration,
-    /// At most so many, the newest ones.
-    pub runs_max: u64,
-}
-
-impl Default for Retention {
-    /// 30 days and a million runs.
-    fn default() -> Retention {
-        Retention { age: Duration::from_secs(30 * 86_400), runs_max: 1_000_000 }
-    }
-}
 
 /// A topology that is right as far as the engine can tell.
 pub struct Loaded {
@@ -107,6 +92,7 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
     let mut builder = Builder {
         catalog,
         context,
+        file: Arc::new(SourceText { name: context.file.clone(), text: Arc::clone(&parsed.text) }),
         streams: BTreeMap::new(),
         read: BTreeSet::new(),
         diagnostics,
@@ -121,7 +107,7 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
             triggers: Vec::new(),
             flows: Vec::new(),
             tables: Vec::new(),
-            retention: retention(&parsed.topology),
+            retention: Retention::of(&parsed.topology),
             warnings: Vec::new(),
         },
     };
@@ -140,14 +126,6 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
     stop_on_errors(&mut builder.diagnostics)?;
     builder.loaded.warnings = builder.diagnostics;
     Ok(builder.loaded)
-}
-
-fn retention(topology: &Table) -> Retention {
-    let default = Retention::default();
-    Retention {
-        age: topology.duration("keep_runs").unwrap_or(default.age),
-        runs_max: topology.int_as("keep_runs_max").unwrap_or(default.runs_max),
-    }
 }
 
 fn stop_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), ConfigError> {
@@ -192,13 +170,14 @@ fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
             format!("{word} `{}` (type `{kind}`)", node.name)
         }
     };
-    let tables: Vec<&[Key]> = std::iter::once(common).chain(own.iter().copied()).collect();
-    check_keys(&node.table, &tables, &what, &node.name_span, out);
+    check_keys(&node.table, &own_and(common, own), &what, &node.name_span, out);
 }
 
 struct Builder<'a> {
     catalog: &'a Catalog,
     context: &'a BuildContext,
+    /// The file, for messages about saved state.
+    file: Arc<SourceText>,
     /// Ports of the nodes that were built.
     streams: BTreeMap<String, Vec<(String, StreamSchema)>>,
     read: BTreeSet<String>,
@@ -228,9 +207,21 @@ impl Builder<'_> {
             Ok((part, unique)) => {
                 let ports = vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
                 self.streams.insert(node.name.clone(), ports);
-                self.loaded.plan.sources.push(SourceNode { name: node.name.clone(), part, unique });
+                let name = node.name.clone();
+                let fingerprint = self.of_source(node, row.keys);
+                self.loaded.plan.sources.push(SourceNode { name, part, unique, fingerprint });
             }
             Err(error) => self.diagnostics.extend(error.0),
+        }
+    }
+
+    /// What the position of a source belongs to: the recorded file, if one takes
+    /// its place.
+    fn of_source(&self, node: &NodeConfig, keys: &[&[Key]]) -> Fingerprint {
+        let keys = own_and(SOURCE_KEYS, keys);
+        match self.context.replay.get(&node.name) {
+            None => Fingerprint::of_outside(node, &keys, &self.file),
+            Some(path) => Fingerprint::of_outside(&super::replay::standing_in(node, path), &keys, &self.file),
         }
     }
 
@@ -245,7 +236,7 @@ impl Builder<'_> {
 
     fn operator(&mut self, node: &NodeConfig) {
         let Some(row) = find(self.catalog.operators, &node.kind.value) else { return };
-        self.build_operator(node, row.build);
+        self.build_operator(node, row);
     }
 
     fn trigger(&mut self, node: &NodeConfig) {
@@ -269,7 +260,7 @@ impl Builder<'_> {
             let diagnostic = Diagnostic::warning("TG-T006", message).at(node.name_span.clone());
             self.diagnostics.push(diagnostic.help("say which: start = \"flow\""));
         }
-        if let Some(stream) = self.build_operator(node, self.catalog.trigger.build) {
+        if let Some(stream) = self.build_operator(node, self.catalog.trigger) {
             let input = Input { name: node.name.clone(), stream };
             self.loaded.triggers.push((node.clone(), input));
         }
@@ -286,26 +277,24 @@ impl Builder<'_> {
         match (row.build)(&clock, self.context) {
             Ok(part) => {
                 self.streams.insert(name.clone(), vec![(String::new(), part.stream.clone())]);
-                self.loaded.plan.sources.push(SourceNode { name, part, unique: Vec::new() });
+                let fingerprint = self.of_source(&clock, row.keys);
+                self.loaded.plan.sources.push(SourceNode { name, part, unique: Vec::new(), fingerprint });
             }
             Err(error) => self.diagnostics.extend(error.0),
         }
     }
 
     /// Builds an operator and answers its main stream.
-    fn build_operator(
-        &mut self,
-        node: &NodeConfig,
-        build: crate::catalog::BuildOperator,
-    ) -> Option<StreamSchema> {
+    fn build_operator(&mut self, node: &NodeConfig, row: &Row<BuildOperator>) -> Option<StreamSchema> {
         let (inputs, ports) = self.inputs(node)?;
-        match build(node, self.context, &inputs) {
+        match (row.build)(node, self.context, &inputs) {
             Ok(part) => {
                 let streams: Vec<_> =
                     part.ports.iter().map(|port| (port.name.clone(), port.stream.clone())).collect();
                 let main = streams.first().map(|(_, stream)| stream.clone());
                 self.streams.insert(node.name.clone(), streams);
-                let fingerprint = fingerprint(node, &inputs);
+                let fingerprint =
+                    Fingerprint::of_state(node, &inputs, &own_and(OPERATOR_KEYS, row.keys), &self.file);
                 let operator = OperatorNode { name: node.name.clone(), part, inputs: ports, fingerprint };
                 self.loaded.plan.operators.push(operator);
                 main
@@ -326,7 +315,8 @@ impl Builder<'_> {
                 self.loaded.tables.push(NamedTable { name: node.name.clone(), columns, table });
                 if let Some(operator) = recorder {
                     let part = OperatorPart { operator, ports: Vec::new() };
-                    let fingerprint = fingerprint(node, &inputs);
+                    let fingerprint =
+                        Fingerprint::of_state(node, &inputs, &own_and(TABLE_KEYS, row.keys), &self.file);
                     let name = format!("{}.table", node.name);
                     self.loaded.plan.operators.push(OperatorNode { name, part, inputs: ports, fingerprint });
                 }
@@ -349,7 +339,16 @@ impl Builder<'_> {
                 Ok(queue) => {
                     let retry = delivery::retry(node);
                     let name = node.name.clone();
-                    self.loaded.plan.sinks.push(SinkNode { name, part, queue, retry, input: port });
+                    let fingerprint =
+                        Fingerprint::of_outside(node, &own_and(SINK_KEYS, row.keys), &self.file);
+                    self.loaded.plan.sinks.push(SinkNode {
+                        name,
+                        part,
+                        queue,
+                        retry,
+                        input: port,
+                        fingerprint,
+                    });
                 }
                 Err(diagnostic) => self.diagnostics.push(diagnostic),
             },
@@ -364,8 +363,8 @@ impl Builder<'_> {
         match (row.build)(node, self.context, inputs) {
             Ok(part) => {
                 let stream = part.ports.first()?.stream.clone();
-                let operator =
-                    OperatorNode { name: name.clone(), part, inputs: ports, fingerprint: String::new() };
+                let fingerprint = Fingerprint::default();
+                let operator = OperatorNode { name: name.clone(), part, inputs: ports, fingerprint };
                 self.loaded.plan.operators.push(operator);
                 Some((Input { name: name.clone(), stream }, PortRef { node: name, port: 0 }))
             }
@@ -420,6 +419,10 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+fn own_and<'a>(common: &'a [Key], own: &[&'a [Key]]) -> Vec<&'a [Key]> {
+    std::iter::once(common).chain(own.iter().copied()).collect()
 }
 
 /// Name of the source behind a trigger by the clock.

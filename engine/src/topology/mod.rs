@@ -3,7 +3,7 @@
 
 mod columns;
 pub mod delivery;
-pub(crate) mod fingerprint;
+pub mod fingerprint;
 pub mod key;
 pub mod keys;
 pub mod load;
@@ -13,6 +13,7 @@ pub mod plan;
 mod references;
 mod replay;
 pub mod report;
+mod retention;
 pub mod sections;
 pub mod unique;
 pub mod value;

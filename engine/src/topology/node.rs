@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Span;
 use crate::expression::Expressions;
+use crate::storage::vfs::{RealDisk, Vfs};
 use crate::time::Clock;
 use crate::topology::value::{Table, Text};
 
@@ -67,10 +68,14 @@ pub struct BuildContext {
     pub expressions: Arc<dyn Expressions>,
     /// The wall clock, for drivers and connectors.
     pub clock: Arc<dyn Clock>,
+    /// The topology file as messages call it; empty if there is none.
+    pub file: String,
     /// The folder of the topology file: relative paths start here.
     pub base_dir: PathBuf,
     /// Where the topology may keep durable state.
     pub data_dir: PathBuf,
+    /// The disk that state is on.
+    pub disk: Arc<dyn Vfs>,
     /// Name of the topology.
     pub topology: String,
     /// Bounded sources end at what is there now (`run --once`).
@@ -96,8 +101,10 @@ impl BuildContext {
         BuildContext {
             expressions,
             clock: Arc::new(crate::time::SystemClock),
+            file: String::new(),
             base_dir,
             data_dir,
+            disk: Arc::new(RealDisk),
             topology: topology.to_owned(),
             once: false,
             replay: std::collections::BTreeMap::new(),

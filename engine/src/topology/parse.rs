@@ -2,6 +2,7 @@
 //! sections exist, not what a node of a type may say.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use toml_edit::{Document, Item, TableLike};
 
@@ -17,6 +18,8 @@ pub struct Parsed {
     pub topology: Table,
     /// Every named node, in the file's order.
     pub nodes: Vec<NodeConfig>,
+    /// The text they were read from.
+    pub text: Arc<str>,
 }
 
 /// Longest topology file that is read, in bytes.
@@ -43,7 +46,7 @@ pub fn parse_with(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> (Par
         Err(error) => return (Parsed::default(), vec![syntax_error(&error)]),
     };
     let mut reader = Reader { text, variable, diagnostics: Vec::new() };
-    let mut parsed = Parsed::default();
+    let mut parsed = Parsed { text: text.into(), ..Parsed::default() };
     for entry in reader.table(document.as_table(), 0..0).entries {
         reader.section(&mut parsed, entry);
     }

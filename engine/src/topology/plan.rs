@@ -6,6 +6,7 @@ use crate::operator::OperatorPart;
 use crate::sink::SinkPart;
 use crate::source::SourcePart;
 use crate::topology::delivery::{Queue, RetryPolicy};
+use crate::topology::fingerprint::Fingerprint;
 
 /// Everything the runtime needs to start a topology.
 pub struct Plan {
@@ -38,6 +39,8 @@ pub struct SourceNode {
     pub part: SourcePart,
     /// Columns that name a row, so that one that is sent again is known.
     pub unique: Vec<usize>,
+    /// Which outside its position belongs to.
+    pub fingerprint: Fingerprint,
 }
 
 /// An operator of a plan.
@@ -48,8 +51,8 @@ pub struct OperatorNode {
     pub part: OperatorPart,
     /// What it reads, in the order of `from`.
     pub inputs: Vec<PortRef>,
-    /// Its configuration as text: state written by another one is refused.
-    pub fingerprint: String,
+    /// What its state depends on: one written by another configuration is refused.
+    pub fingerprint: Fingerprint,
 }
 
 /// A sink of a plan.
@@ -64,4 +67,6 @@ pub struct SinkNode {
     pub retry: RetryPolicy,
     /// What it reads.
     pub input: PortRef,
+    /// Which outside the rows belong to that wait for it.
+    pub fingerprint: Fingerprint,
 }

@@ -24,6 +24,20 @@ pub(super) fn file_node(node: &NodeConfig, stream: &StreamSchema, path: &Path) -
     NodeConfig { kind: Text::loose("file"), table, ..node.clone() }
 }
 
+/// The node as what it is while the file stands in for it.
+pub(super) fn standing_in(node: &NodeConfig, path: &Path) -> NodeConfig {
+    let mut standing_in = node.clone();
+    standing_in.table.entries = vec![Entry {
+        key: "type".into(),
+        key_span: node.kind.span.clone(),
+        value: Value {
+            span: node.kind.span.clone(),
+            data: Data::Text(Text::loose(format!("--replay {}", path.display()))),
+        },
+    }];
+    standing_in
+}
+
 fn text(value: &str) -> Value {
     Value { span: 0..0, data: Data::Text(Text::loose(value)) }
 }

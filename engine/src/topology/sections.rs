@@ -34,7 +34,8 @@ pub const OPERATOR_KEYS: &[Key] = &[
         "from",
         Kind::List(&Kind::Text),
         "where rows come from: a node, or a node's port such as \"x.late\"",
-    ),
+    )
+    .aside(),
 ];
 /// Keys that every sink has.
 pub const SINK_KEYS: &[Key] = &[

@@ -23,7 +23,7 @@ use crate::part::{named_columns, only_input, require_time};
 use rows::{LastRows, together};
 
 const KEYS: &[Key] = &[
-    required("from", Kind::Text, "the stream whose last rows are kept"),
+    required("from", Kind::Text, "the stream whose last rows are kept").aside(),
     required("key", Kind::List(&Kind::Text), "columns; the last row of each combination is kept"),
 ];
 

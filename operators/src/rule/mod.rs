@@ -36,7 +36,8 @@ const KEYS: &[Key] = &[
         "from",
         Kind::Text,
         "the stream that is watched; a row older than the newest one judged of its own key is not judged and leaves by the port `late`",
-    ),
+    )
+    .aside(),
     optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
     optional("when", Kind::Expression, "fires when this becomes true; without it every row fires"),
     optional(
@@ -72,22 +73,24 @@ const KEYS: &[Key] = &[
         Kind::Duration,
         "a key without rows for this long begins afresh at its next row, \"30d\" if left out",
     ),
-    optional("every", Kind::Duration, "fires by the clock, aligned to the epoch"),
-    optional("cron", Kind::Text, "fires by the clock, five fields: minute hour day month weekday"),
-    optional("zone", Kind::Text, "time zone of `cron`, \"UTC\" if left out"),
+    optional("every", Kind::Duration, "fires by the clock, aligned to the epoch").aside(),
+    optional("cron", Kind::Text, "fires by the clock, five fields: minute hour day month weekday").aside(),
+    optional("zone", Kind::Text, "time zone of `cron`, \"UTC\" if left out").aside(),
     optional(
         "missed",
         Kind::Word(&["skip", "run_latest", "run_all"]),
         "what to do about times while the daemon was off",
-    ),
-    optional("start", Kind::Text, "the flow that is started"),
+    )
+    .aside(),
+    optional("start", Kind::Text, "the flow that is started").aside(),
     optional(
         "give",
         Kind::Map(&Kind::Expression),
         "parameter of the flow = expression over the row that fired",
-    ),
-    optional("max_starts", Kind::Text, "most runs it starts in a time, e.g. \"100/m\"; no limit if left out"),
-    optional("mode", Kind::Word(&["live", "shadow"]), "shadow: firings are counted, nothing starts"),
+    )
+    .aside(),
+    optional("max_starts", Kind::Text, "most runs it starts in a time, e.g. \"100/m\"; no limit if left out").aside(),
+    optional("mode", Kind::Word(&["live", "shadow"]), "shadow: firings are counted, nothing starts").aside(),
 ];
 
 /// The row of `[trigger.x]`.

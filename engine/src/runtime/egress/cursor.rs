@@ -15,7 +15,7 @@ const NAME: &str = "cursor";
 ///
 /// # Errors
 /// A newer version, or the disk does not answer.
-pub(super) fn read(vfs: &dyn Vfs, folder: &Path) -> Result<u64, String> {
+pub(in crate::runtime) fn read(vfs: &dyn Vfs, folder: &Path) -> Result<u64, String> {
     let path = path(folder);
     let bytes = match vfs.read(&path) {
         Ok(bytes) => bytes,

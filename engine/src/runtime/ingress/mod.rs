@@ -57,6 +57,11 @@ impl Place {
     }
 }
 
+/// The number of the record that a position names, if it is one of ours.
+pub(super) fn record_of(position: &Position) -> Option<u64> {
+    position.read::<Place>().ok().map(|place| place.record)
+}
+
 /// What the log of a source needs.
 pub(super) struct Shelf {
     /// Name of the node.

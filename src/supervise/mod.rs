@@ -1,0 +1,174 @@
+//! A topology of the daemon through its failures: started again from its
+//! checkpoint after a growing wait, or left stopped when that does not help. It
+//! never starts a second life while anything of the first one still runs, and
+//! never stops another topology.
+
+mod failures;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tidegate_engine::flow::journal::Journal;
+use tidegate_engine::runtime::job::Allowed;
+use tidegate_engine::storage::watched::DiskWatch;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use self::failures::{Failures, Next};
+use crate::api::Seat;
+use crate::daemon::Running;
+use crate::exit::Failure;
+use crate::topology::{LoadOptions, Topology, TopologyFile};
+
+/// How long parts of a life that has failed may take to let go of their files.
+const LET_GO: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A topology and how it is loaded again.
+pub(crate) struct Charge {
+    pub(crate) file: TopologyFile,
+    pub(crate) options: LoadOptions,
+    /// What it allows its first start.
+    pub(crate) allowed: Allowed,
+    /// What it shows of itself.
+    pub(crate) seat: Arc<Seat>,
+}
+
+/// How one life of a topology has ended.
+enum End {
+    /// The streams have ended, or it was stopped; and how.
+    Over(Result<(), Failure>),
+    Failed {
+        failure: Failure,
+        ran: Duration,
+        checkpoints: u64,
+    },
+}
+
+impl Charge {
+    /// Runs until it is stopped; tells `ended` when its streams have ended by
+    /// themselves. Answers whether all went well.
+    pub(crate) async fn run(
+        mut self,
+        first: Topology,
+        compute: Handle,
+        ended: mpsc::Sender<()>,
+        mut stop: watch::Receiver<bool>,
+    ) -> bool {
+        let mut failures = Failures::default();
+        let mut next = Ok(first);
+        loop {
+            let end = match next {
+                Ok(topology) => self.live(topology, compute.clone(), &ended, &mut stop).await,
+                Err(failure) => End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
+            };
+            let (failure, what) = match end {
+                End::Over(Ok(())) => return true,
+                End::Over(Err(failure)) => {
+                    tracing::error!(topology = %self.seat.name(), "{}", failure.message);
+                    return false;
+                }
+                End::Failed { failure, .. } if failure.is_hopeless => (failure, Next::SafeMode),
+                End::Failed { failure, ran, checkpoints } => (failure, failures.on_failure(ran, checkpoints)),
+            };
+            match what {
+                Next::SafeMode => {
+                    self.seat.set_state("safe mode", &failure.message);
+                    tracing::error!(
+                        topology = %self.seat.name(),
+                        "safe mode: it stays stopped, its sources are not read, until the daemon is started again: {}",
+                        failure.message
+                    );
+                    wait_for(&mut stop).await;
+                    return false;
+                }
+                Next::Again(wait) => {
+                    self.seat.set_state("waiting", &failure.message);
+                    tracing::error!(
+                        topology = %self.seat.name(),
+                        "has failed, and starts again from its checkpoint in {wait:?}: {}",
+                        failure.message
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = wait_for(&mut stop) => return false,
+                    }
+                }
+            }
+            metrics::counter!("tidegate_topology_restarts_total", "topology" => self.seat.name().to_owned())
+                .increment(1);
+            next = self.file.load(&self.options).map_err(|error| Failure::hopeless(error.to_string()));
+        }
+    }
+
+    /// One life. When it answers nothing of it runs any more.
+    async fn live(
+        &mut self,
+        topology: Topology,
+        compute: Handle,
+        ended: &mpsc::Sender<()>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> End {
+        let began = Instant::now();
+        let disk = topology.disk.clone();
+        self.seat.set_state("starting", "");
+        // What a person allows is for one start.
+        let allowed = std::mem::take(&mut self.allowed);
+        let mut running = match Running::start(topology, compute, allowed) {
+            Ok(running) => running,
+            Err(failure) => return End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
+        };
+        self.seat.show(&running);
+        let result = tokio::select! {
+            result = running.wait() => result,
+            () = wait_for(stop) => return End::Over(self.stop(running).await),
+        };
+        let Err(failure) = result else {
+            self.seat.set_state("ended", "");
+            tracing::info!(topology = %self.seat.name(), "has ended");
+            // Its flows go on as long as the daemon does.
+            if ended.send(()).await.is_ok() {
+                wait_for(stop).await;
+            }
+            return End::Over(self.stop(running).await);
+        };
+        let (ran, checkpoints) = (began.elapsed(), running.job.checkpoints());
+        running.stop_flows().await;
+        let journal = running.scheduler.as_ref().map(|flows| Arc::downgrade(flows.journal()));
+        self.seat.set_state("failed", &failure.message);
+        drop(running);
+        let is_gone = gone(disk, journal.unwrap_or_default()).await;
+        let failure = if is_gone {
+            failure
+        } else {
+            Failure::hopeless(format!("{} (parts of it do not let go of their files)", failure.message))
+        };
+        End::Failed { failure, ran, checkpoints }
+    }
+
+    async fn stop(&self, mut running: Running) -> Result<(), Failure> {
+        let stopped = running.stop(false).await;
+        self.seat.set_state("stopped", "");
+        stopped
+    }
+}
+
+/// Resolves when the daemon stops.
+async fn wait_for(stop: &mut watch::Receiver<bool>) {
+    // Without a sender it stops too.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Waits until nobody holds the disk or the journal of a life that has failed.
+async fn gone(disk: DiskWatch, journal: Weak<Journal>) -> bool {
+    let until = Instant::now() + LET_GO;
+    while !disk.is_free() || journal.strong_count() > 0 {
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    true
+}
