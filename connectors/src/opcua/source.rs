@@ -30,7 +30,7 @@ use super::link::{News, Wanted, run};
 use super::nodes::{Item, NODE_KEYS, read};
 use super::subscription::{Acknowledgements, sequence};
 use super::value::{Timestamp, VALUE_TYPES, ValueType, number, quality, text, time, truth, whole};
-use crate::format::{DURABLE_KEYS, GAP_PERIODS, durable, watermark_policy};
+use crate::format::{DURABLE_KEYS, durable, is_gap, watermark_policy};
 
 const KEYS: &[Key] = &[
     required("nodes", Kind::List(&Kind::Table(NODE_KEYS)), "which nodes"),
@@ -329,7 +329,7 @@ impl OpcUaSource {
         let is_known = resume.is_some() || self.goes_on;
         let last = self.place.at.map(Time);
         let is_short = match (self.wanted.poll, last) {
-            (Some(every), Some(last)) => self.clock.now().since(last) <= every * GAP_PERIODS,
+            (Some(every), Some(last)) => !is_gap(last, self.clock.now(), every),
             (_, _) => false,
         };
         self.wanted.gap = (is_known && !is_short && !self.wanted.once).then(|| {
