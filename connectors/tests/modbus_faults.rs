@@ -302,6 +302,11 @@ async fn a_start_long_after_the_last_row_begins_with_a_row_of_quality_bad() {
         source.open(position.as_ref()).await.expect("opens");
         assert_eq!(first_two(&mut source).await.0, [expected, expected], "{away_ms} ms away, {more}");
     }
+    // The clock was set back meanwhile: nobody knows for how long it was.
+    let mut source = build("");
+    let future = serde_json::json!({ "at": 4_000_000_000_000_000_i64 });
+    source.open(Some(&tidegate_engine::source::Position::of(&future))).await.expect("opens");
+    assert_eq!(first_two(&mut source).await.0, ["bad", "bad"]);
     // A position of an earlier version says at least that there was one.
     let mut source = build("");
     source.open(Some(&tidegate_engine::source::Position::of(&()))).await.expect("opens");

@@ -118,36 +118,6 @@ async fn reads_with_both_versions_and_every_qos() {
     }
 }
 
-/// A new process hears that there was one before, and acknowledges nothing in its name.
-#[tokio::test]
-async fn a_start_after_an_earlier_life_tells_a_gap_where_the_broker_keeps_nothing() {
-    let broker = Mosquitto::start(FORGETFUL);
-    for (keys, gap) in [("qos = 0", true), ("persistent = false", true), ("qos = 1", false)] {
-        let (context, _folder) = context();
-        let more = format!("topics = [\"t\"]\nclient_id = \"one\"\n{keys}\n");
-        let mut part = build(&broker, &more, &context);
-        open(part.source.as_mut()).await;
-        publish(broker.port, numbered("t", 0..10)).await;
-        let first = read(part.source.as_mut(), 10).await;
-        assert_eq!(first.rejects(), 0, "{keys}: there is nothing before the first start");
-        let position = first.position();
-        commit(part.source.as_ref(), &first).await;
-        part.source.close().await.expect("closes");
-        let mut part = build(&broker, &more, &context);
-        assert!(part.source.remembers());
-        part.source.open(Some(&position)).await.expect("opens");
-        publish(broker.port, numbered("t", 10..20)).await;
-        let second = read(part.source.as_mut(), 10 + usize::from(gap)).await;
-        let told = second.rejected("reason");
-        assert_eq!(told.iter().filter(|reason| reason.starts_with("gap: we were away")).count(), told.len());
-        assert_eq!((told.len(), second.numbers("n")), (usize::from(gap), (10..20).collect()), "{keys}");
-        // What was acknowledged in the life before is another connection's.
-        part.source.committer().expect("has one").commit(&position).await.expect("is taken");
-        assert_ne!(second.position(), position);
-        part.source.close().await.expect("closes");
-    }
-}
-
 #[tokio::test]
 async fn members_of_a_shared_subscription_divide_the_messages() {
     let broker = Mosquitto::start(FORGETFUL);

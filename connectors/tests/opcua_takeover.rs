@@ -12,6 +12,8 @@
 mod asyncua;
 #[path = "support/feed.rs"]
 mod feed;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/python.rs"]
 mod python;
 #[path = "support/topology.rs"]
@@ -23,7 +25,8 @@ use std::time::Duration;
 
 use asyncua::{Asyncua, Options};
 use feed::{Feed, Row};
-use opcua::types::DataValue;
+use opcua::types::{DataValue, DateTime, DateTimeUtc};
+use proxy::Proxy;
 use tidegate_engine::source::Position;
 use uaserver::UaServer;
 
@@ -191,8 +194,88 @@ async fn a_poll_that_was_away_too_long_tells_a_gap() {
     let (gap, next) = (feed.row().await, feed.row().await);
     assert!(is_gap(&gap) && gap.status.contains("nobody was reading after 20"), "{gap:?}");
     assert!(next.value.is_some(), "{next:?}");
+    // The clock was set back meanwhile: nobody knows for how long it was.
+    let future = now_us() + 3_600_000_000;
+    let position = Some(Position::of(&serde_json::json!({ "ticket": 0, "at": future, "held": null })));
+    let mut feed = Feed::open_at(&server.endpoint(), &keys, position).await;
+    assert!(is_gap(&feed.row().await));
+    feed.close().await;
     // A position of an earlier version says at least that there was one.
     let mut feed = Feed::open_at(&server.endpoint(), &keys, Some(Position::of(&7))).await;
     assert!(is_gap(&feed.row().await));
+    feed.close().await;
+}
+
+/// Microseconds since 1970, by the clock of this machine.
+fn now_us() -> i64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970");
+    i64::try_from(since.as_micros()).expect("fits")
+}
+
+/// The time of a value that has not changed for long.
+const OLD_S: i64 = 1_600_000_000;
+
+/// A start that tells a gap, of a node that has not changed for long (v1) and of one
+/// that has (v2): each gap stands right before its value and is no younger.
+async fn each_gap_is_before_its_value(endpoint: &str) {
+    let keys =
+        COUNTER.replace("}]", "}, { node = \"nsu=urn:t;s=v2\", name = \"fresh\" }]") + "\ndurable = false";
+    let mut feed = Feed::open(endpoint, &keys).await;
+    // In any order.
+    let (one, other) = (feed.row().await, feed.row().await);
+    assert!(one.node != other.node && one.value.is_some() && other.value.is_some(), "{one:?} {other:?}");
+    feed.close().await;
+    let mut feed = Feed::open_at(endpoint, &keys, feed.position.take()).await;
+    let mut rows = Vec::new();
+    while rows.len() < 4 {
+        rows.push(feed.row().await);
+    }
+    for node in ["counter", "fresh"] {
+        let at = rows.iter().position(|row| row.node == node).expect("there is one");
+        let (gap, value) = (&rows[at], &rows[at + 1]);
+        assert!(gap.status.starts_with("Gap") && gap.value.is_none(), "{rows:#?}");
+        assert!(value.node == node && value.value.is_some(), "{rows:#?}");
+        assert!(gap.ts_us <= value.ts_us, "the value is late after its gap: {rows:#?}");
+        assert_eq!(gap.ts_us == OLD_S * 1_000_000, node == "counter", "{rows:#?}");
+    }
+    feed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_of_asyncua_does_not_make_the_value_after_it_late() {
+    let server = Asyncua::start(Options::default()).await;
+    server.order(&format!("await put_at('v1', 1, {OLD_S}, {OLD_S})")).await;
+    server.order("await put_at('v2', 2, 1700000000, 1700000000)").await;
+    each_gap_is_before_its_value(&server.endpoint()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_of_async_opcua_does_not_make_the_value_after_it_late() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = UaServer::start(3, folder.path()).await;
+    let old = DateTime::from(DateTimeUtc::from_timestamp(OLD_S, 0).expect("a time"));
+    let unchanged = DataValue { source_timestamp: Some(old), ..DataValue::new_now(1.0) };
+    server.set(&[(server.node("v1"), unchanged), (server.node("v2"), DataValue::new_now(2.0))]);
+    each_gap_is_before_its_value(&server.endpoint()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gap_of_a_silent_server_is_told_all_the_same() {
+    let server = Asyncua::start(Options::default()).await;
+    let proxy = Proxy::start(server.process.port).await;
+    let endpoint = format!("opc.tcp://127.0.0.1:{}/t/", proxy.port);
+    server.order("await put('v1', 1)").await;
+    let keys = COUNTER.replace("\"50ms\"", "\"1s\"").replace("\"2s\"", "\"30s\"") + "\ndurable = false";
+    let mut feed = Feed::open(&endpoint, &keys).await;
+    feed.until("the value", |row| row.value == Some(1.0)).await;
+    feed.close().await;
+    let mut feed = Feed::open_at(&endpoint, &keys, feed.position.take()).await;
+    proxy.orders().hold_answers(true);
+    let opened_us = now_us();
+    let gap = feed.row().await;
+    assert!(is_gap(&gap) && gap.ts_us > opened_us + 2_000_000, "opened at {opened_us}: {gap:?}");
+    proxy.orders().hold_answers(false);
+    let value = feed.row().await;
+    assert_eq!(value.value, Some(1.0), "the gap is told once: {value:?}");
     feed.close().await;
 }

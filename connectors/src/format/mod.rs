@@ -103,7 +103,13 @@ pub const DURABLE_KEYS: &[Key] = &[optional(
 
 /// A source that looks at values at an interval tells that it did not look when
 /// more of its periods than these have passed since the last row.
-pub(crate) const GAP_PERIODS: u32 = 3;
+const GAP_PERIODS: u32 = 3;
+
+/// Whether the last row was too long ago; also if it comes from a future that a
+/// clock which was set back has not reached yet.
+pub(crate) fn is_gap(last: Time, now: Time, every: Duration) -> bool {
+    now.since(last).max(last.since(now)) > every.saturating_mul(GAP_PERIODS)
+}
 
 /// Whether a source goes through the ingress log.
 pub(crate) fn durable(config: &NodeConfig, default: bool) -> bool {

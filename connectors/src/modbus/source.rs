@@ -30,7 +30,7 @@ use super::decode::Value;
 use super::point::{POINT_KEYS, Point};
 use super::poller::{LINE_PAUSE_MIN, News, Poller, Reading};
 use super::unit::Unit;
-use crate::format::{DURABLE_KEYS, GAP_PERIODS, durable, watermark_policy};
+use crate::format::{DURABLE_KEYS, durable, is_gap, watermark_policy};
 
 const KEYS: &[Key] = &[
     required(
@@ -142,7 +142,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         news: None,
         answering: Vec::new(),
         connected: Arc::default(),
-        last: Time::default(),
+        last: None,
     };
     Ok(SourcePart {
         source: Box::new(source),
@@ -209,13 +209,13 @@ struct ModbusSource {
     /// Whether any line does.
     connected: Arc<AtomicBool>,
     /// When the last row was made.
-    last: Time,
+    last: Option<Time>,
 }
 
-/// Where a source stands: when its last row was made, in µs since 1970.
+/// Where a source stands: when its last row was made, in µs since 1970, if any was.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Place {
-    at: i64,
+    at: Option<i64>,
 }
 
 #[async_trait]
@@ -264,7 +264,7 @@ impl Source for ModbusSource {
         for one in news {
             match one {
                 News::Reading(reading) => {
-                    self.last = reading.at;
+                    self.last = Some(reading.at);
                     readings.push(reading);
                 }
                 News::Answering { line, yes } => {
@@ -280,7 +280,7 @@ impl Source for ModbusSource {
             partition: 0,
             batch,
             rejects: None,
-            position: Position::of(&Place { at: self.last.0 }),
+            position: Position::of(&Place { at: self.last.map(|last| last.0) }),
             received: None,
         }))
     }
@@ -304,9 +304,9 @@ impl ModbusSource {
     fn has_gap(&mut self, resume: Option<&Position>) -> bool {
         let Some(resume) = resume else { return false };
         // What cannot be read is of an earlier version, and an earlier life all the same.
-        let last = resume.read().ok().map(|Place { at }| Time(at));
-        self.last = last.unwrap_or(self.last);
-        let is_long = last.is_none_or(|last| self.clock.now().since(last) > self.every * GAP_PERIODS);
+        let last = resume.read().ok().and_then(|Place { at }| at).map(Time);
+        self.last = last.or(self.last);
+        let is_long = last.is_none_or(|last| is_gap(last, self.clock.now(), self.every));
         if is_long && !self.once {
             let since = last.map_or_else(String::new, |last| format!(" after {last}"));
             tracing::warn!(node = self.name, "values are missing: nobody polled{since}");

@@ -162,7 +162,7 @@ struct Cell {
 impl Device for Cell {
     /// As long again as an answer is waited for, twice: as for a late answer.
     fn settle(&self) -> Duration {
-        self.bus.timeout() * 2
+        self.bus.timeout().saturating_mul(2)
     }
 
     #[allow(

@@ -169,6 +169,7 @@ fn build_source(config: &NodeConfig, context: &BuildContext) -> Result<SourcePar
         faults: Faults::default(),
         connections: 0,
         was_connected: false,
+        has_begun: false,
         gap: None,
         running: None,
     };

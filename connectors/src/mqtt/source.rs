@@ -62,6 +62,8 @@ pub(super) struct MqttSource {
     pub(super) connections: u64,
     /// There was a connection before, in this life.
     pub(super) was_connected: bool,
+    /// What was begun with this connection is to be remembered before any message.
+    pub(super) has_begun: bool,
     /// Why messages may be missing before the next ones: to be told.
     pub(super) gap: Option<&'static str>,
     pub(super) running: Option<Running>,
@@ -184,14 +186,14 @@ impl MqttSource {
         self.faults.judge(&broken, life, &self.settings.client_id)
     }
 
-    /// No rows, and a reject that marks where some may be missing.
-    fn gap(&mut self, why: &str) -> Result<Polled, ConnectorError> {
+    /// No rows, where a connection begins, and a reject that marks where some may be missing.
+    fn beginning(&mut self, gap: Option<&str>) -> Result<Polled, ConnectorError> {
         let mut decoded = self.decoder.finish();
-        decoded.bad.push(BadRow {
+        decoded.bad.extend(gap.map(|why| BadRow {
             reason: format!("gap: {why}; messages may be missing here"),
             position: format!("{}, connection {}", self.wanted.broker, self.connections),
             payload: Arc::from([]),
-        });
+        }));
         let position = Position::of(&Place(self.connections, 0));
         let origin = Origin { node: &self.node, partition: 0, position, now: self.clock.now() };
         self.format.rows(decoded, self.own.finish(), origin).map(Polled::Rows)
@@ -237,6 +239,8 @@ impl Source for MqttSource {
             Ok(Ok(has_gap)) => {
                 self.was_connected = true;
                 let keeps = self.wanted.qos > 0 && self.memory.is_some();
+                // The next process tells a gap only if it finds a place of this one.
+                self.has_begun = !was_away && !keeps;
                 self.gap = match (has_gap, was_away && !keeps) {
                     (true, _) => Some(LOST_SESSION),
                     (_, true) => Some(NOT_KEPT),
@@ -253,8 +257,12 @@ impl Source for MqttSource {
     }
 
     async fn next(&mut self) -> Result<Polled, ConnectorError> {
+        let has_begun = std::mem::take(&mut self.has_begun);
         if let Some(why) = self.gap.take() {
-            return self.gap(why);
+            return self.beginning(Some(why));
+        }
+        if has_begun {
+            return self.beginning(None);
         }
         let mut messages = Vec::new();
         let Some(running) = self.running.as_mut() else {

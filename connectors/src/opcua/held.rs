@@ -59,10 +59,13 @@ pub(crate) fn asked(wanted: &Wanted, items: &[Arc<Item>]) -> u64 {
 impl Link {
     /// Takes over the subscription of an earlier process; answers why not.
     pub(crate) async fn take_over(&mut self, held: &Held) -> Result<Option<String>, ConnectorError> {
-        let Some(started) = self.started().await.filter(|started| started.ticks() == held.server_started)
-        else {
-            return Ok(Some("the server was restarted".into()));
+        // A question that fails is asked again: it does not say that the server is another.
+        let Some(started) = self.started().await? else {
+            return Ok(Some("the server does not say any more when it was started".into()));
         };
+        if started.ticks() != held.server_started {
+            return Ok(Some("the server was restarted".into()));
+        }
         let available = match self.transfer(held.subscription).await {
             Ok(available) => available,
             Err(status) if is_about_the_line(status) => {

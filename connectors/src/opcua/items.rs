@@ -102,23 +102,24 @@ impl Link {
     /// Whether the server is still the one that made our subscription. A
     /// restarted server may have given its number to somebody else.
     pub(crate) async fn is_same_server(&self) -> bool {
-        let started = self.started().await;
+        let started = self.started().await.ok().flatten();
         started.is_some() && started == self.server_started
     }
 
-    pub(crate) async fn started(&self) -> Option<DateTime> {
+    /// When the server was started, if it says so.
+    pub(crate) async fn started(&self) -> Result<Option<DateTime>, ConnectorError> {
         let node: NodeId = VariableId::Server_ServerStatus_StartTime.into();
         let read = self.session.read(&[ReadValueId::from(node)], TimestampsToReturn::Neither, 0.0).await;
-        match read.ok()?.into_iter().next()?.value {
-            Some(Variant::DateTime(time)) => Some(*time),
-            Some(_) | None => None,
-        }
+        let read = read.map_err(|status| {
+            ConnectorError::Lost(format!("cannot read when the server was started: {status}"))
+        })?;
+        Ok(read.into_iter().next().and_then(started))
     }
 
     /// Makes a subscription with an item for each node.
     pub(crate) async fn create_subscription(&mut self) -> Result<(), ConnectorError> {
         let found = resolve(&self.session, &self.wanted.selections, &self.wanted.tag_names).await?;
-        let started = self.started().await;
+        let started = self.started().await.ok().flatten();
         let created = CreateSubscription::new(&self.session)
             .publishing_interval(self.wanted.publishing)
             .max_lifetime_count(LIFETIME_COUNT)
@@ -205,6 +206,14 @@ impl Link {
     }
 }
 
+/// A time that says something: null is no time.
+fn started(value: DataValue) -> Option<DateTime> {
+    match value.value {
+        Some(Variant::DateTime(time)) if !time.is_null() => Some(*time),
+        Some(_) | None => None,
+    }
+}
+
 fn request(wanted: &Wanted, item: &Item, handle: u32) -> MonitoredItemCreateRequest {
     let filter = match wanted.deadband {
         Some((deadband_type, deadband_value)) => ExtensionObject::from_message(DataChangeFilter {
@@ -224,5 +233,18 @@ fn request(wanted: &Wanted, item: &Item, handle: u32) -> MonitoredItemCreateRequ
             queue_size: wanted.queue_size,
             discard_oldest: true,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_at_no_time_says_nothing() {
+        let of = |time: DateTime| started(DataValue { value: Some(time.into()), ..DataValue::default() });
+        assert_eq!(of(DateTime::null()), None);
+        assert_eq!(of(DateTime::ymd(2026, 1, 2)), Some(DateTime::ymd(2026, 1, 2)));
+        assert_eq!(started(DataValue { value: Some(Variant::Int32(1)), ..DataValue::default() }), None);
     }
 }

@@ -71,8 +71,10 @@ pub(crate) enum News {
     Values { values: Vec<(Arc<Item>, DataValue)>, ticket: Option<(u64, u32)> },
     /// From here on this subscription is the one that may be taken over.
     Held(Option<Held>),
-    /// Values may be missing for these items, and why.
+    /// Values may be missing for these items before their next ones, and why.
     Gap { items: Vec<Arc<Item>>, reason: String },
+    /// These items have no value now, and why.
+    Unread { items: Vec<Arc<Item>>, reason: String },
 }
 
 /// Runs until the reader of the news is gone, the one poll is done, or
@@ -405,7 +407,8 @@ fn has_data(message: &NotificationMessage) -> bool {
     message.notification_data.as_ref().is_some_and(|data| !data.is_empty())
 }
 
-async fn until(at: Option<Instant>) {
+/// Never, if there is no such moment.
+pub(crate) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

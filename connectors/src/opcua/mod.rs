@@ -3,6 +3,7 @@
 //! reconnect and acknowledges before we have seen the data.
 
 mod connect;
+mod gap;
 mod held;
 mod items;
 mod link;

@@ -47,7 +47,7 @@ enum Target {
 }
 
 /// A node that is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Item {
     pub(crate) node: NodeId,
     /// What the column `node` says.

@@ -73,7 +73,7 @@ async fn read(
                 let values = chunk.iter().cloned().zip(values).collect();
                 News::Values { values, ticket: None }
             }
-            Err(error) => News::Gap { items: chunk.to_vec(), reason: error.to_string() },
+            Err(error) => News::Unread { items: chunk.to_vec(), reason: error.to_string() },
         };
         tell(news, one).await?;
     }

@@ -23,14 +23,16 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::Table;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::connect::{SERVER_KEYS, Server, refuse_errors};
+use super::gap::Owed;
 use super::held::Place;
-use super::link::{News, Wanted, run};
+use super::link::{News, Wanted, run, until};
 use super::nodes::{Item, NODE_KEYS, read};
 use super::subscription::{Acknowledgements, sequence};
 use super::value::{Timestamp, VALUE_TYPES, ValueType, number, quality, text, time, truth, whole};
-use crate::format::{DURABLE_KEYS, GAP_PERIODS, durable, watermark_policy};
+use crate::format::{DURABLE_KEYS, durable, is_gap, watermark_policy};
 
 const KEYS: &[Key] = &[
     required("nodes", Kind::List(&Kind::Table(NODE_KEYS)), "which nodes"),
@@ -95,6 +97,10 @@ from = "vibration"
 /// Messages that wait between the session and the driver; then no publish
 /// request is answered, and the server queues.
 const NEWS_WAITING_MAX: usize = 16;
+/// How long after a gap the first values of a silent server are waited for,
+/// besides two of its intervals.
+const GAP_WAITS: Duration = Duration::from_secs(2);
+const GAP_WAITS_MAX: Duration = Duration::from_secs(60);
 
 fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
     let table = &config.table;
@@ -144,6 +150,7 @@ fn build(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Conf
         link: None,
         connected: Arc::default(),
         place: Place::default(),
+        owed: Owed::default(),
         goes_on: false,
     };
     let part = SourcePart {
@@ -202,6 +209,8 @@ struct OpcUaSource {
     connected: Arc<AtomicBool>,
     /// After the rows that were handed on last.
     place: Place,
+    /// Gaps that are not told yet.
+    owed: Owed,
     /// It was open before.
     goes_on: bool,
 }
@@ -209,6 +218,7 @@ struct OpcUaSource {
 /// One row before it becomes one.
 struct Sample {
     item: Arc<Item>,
+    at: Time,
     value: Option<DataValue>,
     status: Cow<'static, str>,
     quality: &'static str,
@@ -237,33 +247,50 @@ impl Source for OpcUaSource {
             return Err(ConnectorError::Fatal("the source was not opened".into()));
         };
         let mut news = Vec::new();
-        if receiver.recv_many(&mut news, NEWS_WAITING_MAX).await == 0 {
+        let received = tokio::select! {
+            biased;
+            received = receiver.recv_many(&mut news, NEWS_WAITING_MAX) => received,
+            () = until(self.owed.until()) => 1,
+        };
+        if received == 0 {
             self.connected.store(false, Ordering::Release);
             return ended(link).await.map(|()| Polled::End);
         }
+        let now = self.clock.now();
         let mut samples = Vec::new();
         for one in news {
             match one {
                 News::Connected(connected) => self.connected.store(connected, Ordering::Release),
-                News::Held(held) => self.place.held = held,
+                News::Held(held) => self.owed.hold(held, &mut self.place),
                 News::Values { values, ticket } => {
                     if let Some((ticket, number)) = ticket {
                         self.place.ticket = ticket;
-                        self.place.held.iter_mut().for_each(|held| held.last = number);
+                        self.owed.read(number, &mut self.place);
                     }
-                    samples.extend(values.into_iter().map(|(item, value)| self.sample(item, value)));
+                    for (item, value) in values {
+                        let at = time(&value, self.timestamp, now);
+                        if let Some((reason, at)) = self.owed.before(&item, at, now) {
+                            samples.push(gap(Arc::clone(&item), &reason, at));
+                        }
+                        samples.push(self.sample(item, value, at));
+                    }
                 }
                 News::Gap { items, reason } => {
                     tracing::warn!(endpoint = %self.server.endpoint, "values may be missing: {reason}");
-                    let status = Cow::from(format!("Gap: {reason}"));
-                    let gap = |item| Sample { item, value: None, status: status.clone(), quality: "bad" };
-                    samples.extend(items.into_iter().map(gap));
+                    self.owed.add(items, &reason, Instant::now() + self.gap_waits(), &self.place);
+                }
+                News::Unread { items, reason } => {
+                    tracing::warn!(endpoint = %self.server.endpoint, "values are missing: {reason}");
+                    samples.extend(items.into_iter().map(|item| gap(item, &reason, now)));
                 }
             }
         }
+        let silent = self.owed.rest(Instant::now());
+        samples.extend(silent.into_iter().map(|(item, reason)| gap(item, &reason, now)));
+        self.owed.settle(&mut self.place);
         let batch = self.batch(&samples).map_err(|error| ConnectorError::Fatal(error.to_string()))?;
-        if !samples.is_empty() {
-            self.place.at = Some(self.clock.now().0);
+        if !samples.is_empty() && !self.owed.is_any() {
+            self.place.at = Some(now.0);
         }
         let position = Position::of(&self.place);
         Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position, received: None }))
@@ -298,6 +325,11 @@ impl Source for OpcUaSource {
     }
 }
 
+/// An item's row that says that values are missing.
+fn gap(item: Arc<Item>, reason: &str, at: Time) -> Sample {
+    Sample { item, at, value: None, status: format!("Gap: {reason}").into(), quality: "bad" }
+}
+
 /// How a link ended of which no more news can come.
 async fn ended(link: &mut JoinHandle<Result<(), ConnectorError>>) -> Result<(), ConnectorError> {
     link.await.unwrap_or_else(|error| Err(ConnectorError::Fatal(error.to_string())))
@@ -321,6 +353,8 @@ impl OpcUaSource {
     /// Where it stood, in this life or an earlier one: what was missed since
     /// then is told, if it is not asked for again.
     fn resume(&mut self, resume: Option<&Position>) {
+        // The place is before what is owed, so it is told again.
+        self.owed = Owed::default();
         if let Some(position) = resume {
             // What cannot be read is of an earlier version, and an earlier life all the same.
             self.place = position.read().unwrap_or_default();
@@ -329,7 +363,7 @@ impl OpcUaSource {
         let is_known = resume.is_some() || self.goes_on;
         let last = self.place.at.map(Time);
         let is_short = match (self.wanted.poll, last) {
-            (Some(every), Some(last)) => self.clock.now().since(last) <= every * GAP_PERIODS,
+            (Some(every), Some(last)) => !is_gap(last, self.clock.now(), every),
             (_, _) => false,
         };
         self.wanted.gap = (is_known && !is_short && !self.wanted.once).then(|| {
@@ -343,26 +377,28 @@ impl OpcUaSource {
         self.wanted.held = self.place.held.clone().filter(|_| self.wanted.holds);
     }
 
-    fn sample(&self, item: Arc<Item>, value: DataValue) -> Sample {
+    /// How long the first value of an item may take.
+    fn gap_waits(&self) -> Duration {
+        let interval = self.wanted.poll.unwrap_or(self.wanted.publishing);
+        GAP_WAITS.saturating_add(interval.saturating_mul(2)).min(GAP_WAITS_MAX)
+    }
+
+    fn sample(&self, item: Arc<Item>, value: DataValue, at: Time) -> Sample {
         let status = value.status.unwrap_or(StatusCode::Good);
         let quality = quality(status);
         // A value that does not fit into the column is told, not left out.
         let misfit = value.value.as_ref().filter(|value| quality != "bad" && !self.value_type.holds(value));
         if let Some(misfit) = misfit {
             let status = format!("{:?} is no {}", misfit.type_id(), self.value_type.word());
-            return Sample { item, value: Some(value), status: status.into(), quality: "bad" };
+            return Sample { item, at, value: Some(value), status: status.into(), quality: "bad" };
         }
         // Nearly all values are good: no text is made for them.
         let status = if status == StatusCode::Good { "Good".into() } else { status.to_string().into() };
-        Sample { item, value: Some(value), status, quality }
+        Sample { item, at, value: Some(value), status, quality }
     }
 
     fn batch(&self, samples: &[Sample]) -> Result<RecordBatch, arrow::error::ArrowError> {
-        let now = self.clock.now();
-        let at = |sample: &Sample| -> Time {
-            sample.value.as_ref().map_or(now, |value| time(value, self.timestamp, now))
-        };
-        let times: Vec<i64> = samples.iter().map(|sample| at(sample).0).collect();
+        let times: Vec<i64> = samples.iter().map(|sample| sample.at.0).collect();
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
             Arc::new(StringArray::from_iter_values(samples.iter().map(|sample| &*sample.item.name))),
