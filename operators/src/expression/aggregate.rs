@@ -25,6 +25,16 @@ pub(crate) struct AggregateColumn {
     pub(crate) arguments: Vec<Arc<dyn PhysicalExpr>>,
     /// `FILTER (WHERE …)`.
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Set if it is a function of one argument, neither distinct nor ordered.
+    pub(crate) plain: Option<Plain>,
+}
+
+/// A function of one argument.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain {
+    pub(crate) name: String,
+    pub(crate) argument: DataType,
+    pub(crate) result: DataType,
 }
 
 impl AggregateColumn {
@@ -160,7 +170,16 @@ impl Compiler<'_> {
         let mut arguments = lowered.aggregate.expressions();
         // Ordered aggregates need their order columns beside the arguments.
         arguments.extend(lowered.order_bys.into_iter().map(|sort| sort.expr));
-        let column = AggregateColumn { function: lowered.aggregate, arguments, filter: lowered.filter };
+        let function = lowered.aggregate;
+        let plain = match arguments.as_slice() {
+            [argument] if !function.is_distinct() && function.order_bys().is_empty() => Some(Plain {
+                name: function.fun().name().to_owned(),
+                argument: argument.data_type(self.input)?,
+                result: function.field().data_type().clone(),
+            }),
+            _ => None,
+        };
+        let column = AggregateColumn { function, arguments, filter: lowered.filter, plain };
         column.accumulator()?;
         self.aggregates.push(column);
         self.found.push(node);

@@ -7,7 +7,7 @@ mod compile;
 mod locate;
 mod unlike;
 
-pub(crate) use aggregate::{AggregateColumn, AggregateSelect, compile_aggregates, is_key_type};
+pub(crate) use aggregate::{AggregateColumn, AggregateSelect, Plain, compile_aggregates, is_key_type};
 pub use compile::SqlExpressions;
 pub(crate) use compile::{check_size, columns};
 pub(crate) use locate::locate_in_query;

@@ -1,16 +1,17 @@
-//! A pane in layers, so that a snapshot of a large one takes what is new and
-//! leaves the rest alone: rows since the last snapshot, what earlier snapshots
-//! took, and what of that has been merged. Merging goes on bit by bit with the
-//! rows that come.
+//! A pane in layers, for aggregates whose states cannot be read in place: a
+//! snapshot of a large one takes what is new and leaves the rest alone. Rows
+//! since the last snapshot, what earlier snapshots took, and what of that has
+//! been merged. Merging goes on bit by bit with the rows that come.
 
 use std::collections::VecDeque;
 
 use tidegate_engine::error::OperatorError;
 
+use super::open::{Saved, Says, lend};
 use super::pane::{Evaluated, Groups, Layout, Taken};
 
 /// The groups of one pane.
-pub(super) struct Pane {
+pub(super) struct Layers {
     /// Rows since the last snapshot; all of them as long as the pane is small.
     fresh: Groups,
     /// What snapshots took, oldest first, and `base` does not have yet.
@@ -19,21 +20,14 @@ pub(super) struct Pane {
     is_changed: bool,
 }
 
-/// What a snapshot says about a pane.
-pub(super) struct Saved {
-    /// Whether it stands for all that was said before.
-    pub(super) is_whole: bool,
-    pub(super) groups: Taken,
-}
-
-impl Pane {
-    pub(super) fn new(layout: &Layout) -> Result<Pane, OperatorError> {
-        Ok(Pane { fresh: Groups::new(layout)?, waiting: VecDeque::new(), base: None, is_changed: false })
+impl Layers {
+    pub(super) fn new(layout: &Layout) -> Result<Layers, OperatorError> {
+        Ok(Layers { fresh: Groups::new(layout)?, waiting: VecDeque::new(), base: None, is_changed: false })
     }
 
     /// A pane as a snapshot has it.
-    pub(super) fn restored(groups: Groups, layout: &Layout) -> Result<Pane, OperatorError> {
-        Ok(Pane { base: Some(groups), ..Pane::new(layout)? })
+    pub(super) fn restored(groups: Groups, layout: &Layout) -> Result<Layers, OperatorError> {
+        Ok(Layers { base: Some(groups), ..Layers::new(layout)? })
     }
 
     /// Adds rows.
@@ -111,7 +105,8 @@ impl Pane {
         }
         layers.push(fresh);
         let layers = layers.into_iter().filter(|taken| taken.groups > 0).enumerate();
-        Ok(layers.map(|(index, groups)| Saved { is_whole: index == 0, groups }).collect())
+        let says = |index| if index == 0 { Says::Whole } else { Says::More };
+        Ok(layers.map(|(index, groups)| Saved { says: says(index), groups }).collect())
     }
 
     /// What is new; `None` if nothing is.
@@ -120,17 +115,9 @@ impl Pane {
             return Ok(None);
         }
         // Nobody was told more about it than what is in here.
-        let is_whole = self.base.is_none() && self.waiting.is_empty();
+        let says = if self.base.is_none() && self.waiting.is_empty() { Says::Whole } else { Says::More };
         let groups = self.fresh.take()?;
         self.waiting.push_back(groups.clone());
-        Ok(Some(Saved { is_whole, groups }))
+        Ok(Some(Saved { says, groups }))
     }
-}
-
-/// Merges a layer into a window; accumulators give their state away, so it is
-/// merged back.
-fn lend(layer: &mut Groups, window: &mut Groups, layout: &Layout) -> Result<(), OperatorError> {
-    let taken = layer.take()?;
-    window.merge(layout, &taken)?;
-    layer.merge(layout, &taken)
 }

@@ -1,7 +1,10 @@
 //! `window`: aggregates over rows that lie together in event time.
 
+mod direct;
 mod frame;
 mod layers;
+mod marks;
+mod open;
 mod operator;
 mod pane;
 mod state;

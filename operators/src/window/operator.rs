@@ -13,7 +13,7 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::time::Time;
 
 use super::frame::Frame;
-use super::layers::Pane;
+use super::open::Pane;
 use super::pane::{Evaluated, Groups, Layout};
 use super::state::together;
 use super::{LATE_PORT, REJECTS_PORT};

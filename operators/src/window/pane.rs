@@ -1,6 +1,6 @@
 //! The groups of one pane: keys interned once, one accumulator for each
-//! aggregate. DataFusion's accumulators give their state away when asked for
-//! it, so what was taken is merged back with its keys in order.
+//! aggregate. DataFusion's keys and accumulators give their state away when
+//! asked for it, so what was taken is merged back with its keys in order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Selected;
 
+use super::direct::{Direct, direct};
 use crate::expression::{AggregateColumn, AggregateSelect, columns};
 
 /// What every pane of a window operator has in common.
 pub(super) struct Layout {
+    /// Whether all states can be read and set in place.
+    pub(super) is_direct: bool,
     keys: Vec<usize>,
     key_schema: SchemaRef,
     aggregates: Vec<AggregateColumn>,
@@ -45,7 +48,9 @@ impl Layout {
         let key_schema = Arc::new(Schema::new(fields));
         let result_schema = Arc::new(Schema::new(result));
         let AggregateSelect { aggregates, columns } = select;
-        Ok(Layout { keys, key_schema, aggregates, state_fields, columns, result_schema })
+        let is_direct =
+            aggregates.iter().all(|aggregate| aggregate.plain.as_ref().and_then(direct).is_some());
+        Ok(Layout { is_direct, keys, key_schema, aggregates, state_fields, columns, result_schema })
     }
 
     /// Columns of the input that keys, arguments and filters read.
@@ -57,7 +62,12 @@ impl Layout {
 
     /// Columns of a snapshot row after the pane's start: keys, then states.
     pub(super) fn snapshot_fields(&self) -> Vec<FieldRef> {
-        let mut fields: Vec<FieldRef> = self.key_schema.fields().iter().cloned().collect();
+        self.key_schema.fields().iter().cloned().chain(self.state_columns()).collect()
+    }
+
+    /// Columns of the states of all aggregates.
+    pub(super) fn state_columns(&self) -> Vec<FieldRef> {
+        let mut fields = Vec::new();
         for (index, states) in self.state_fields.iter().enumerate() {
             for (part, field) in states.iter().enumerate() {
                 let name = format!("state {index} {part}");
@@ -70,7 +80,7 @@ impl Layout {
 
 /// The values of a batch that accumulators are fed with, evaluated once.
 pub(super) struct Evaluated {
-    keys: Vec<ArrayRef>,
+    pub(super) keys: Vec<ArrayRef>,
     arguments: Vec<Vec<ArrayRef>>,
     filters: Vec<Option<BooleanArray>>,
 }
@@ -151,10 +161,16 @@ impl Taken {
 /// The groups of a pane, or of a window that is being put together.
 pub(super) struct Groups {
     keys: Option<Box<dyn GroupValues>>,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    accumulators: Vec<Accumulator>,
     /// Group of each row; kept to spare the allocation.
     indices: Vec<usize>,
     count: usize,
+}
+
+enum Accumulator {
+    /// All of a layout's are, or none.
+    Direct(Box<dyn Direct>),
+    Given(Box<dyn GroupsAccumulator>),
 }
 
 impl Groups {
@@ -165,8 +181,17 @@ impl Groups {
             let schema = Arc::clone(&layout.key_schema);
             Some(new_group_values(schema, &GroupOrdering::None).map_err(failed)?)
         };
+        let accumulator = |aggregate: &AggregateColumn| match aggregate
+            .plain
+            .as_ref()
+            .filter(|_| layout.is_direct)
+            .and_then(direct)
+        {
+            Some(direct) => Ok(Accumulator::Direct(direct)),
+            None => aggregate.accumulator().map(Accumulator::Given),
+        };
         let accumulators: Result<Vec<_>, DataFusionError> =
-            layout.aggregates.iter().map(AggregateColumn::accumulator).collect();
+            layout.aggregates.iter().map(accumulator).collect();
         Ok(Groups { keys, accumulators: accumulators.map_err(failed)?, indices: Vec::new(), count: 0 })
     }
 
@@ -175,11 +200,24 @@ impl Groups {
         self.intern(&rows.keys, count)?;
         let inputs = rows.arguments.iter().zip(&rows.filters);
         for (accumulator, (arguments, filter)) in self.accumulators.iter_mut().zip(inputs) {
-            accumulator
-                .update_batch(arguments, &self.indices, filter.as_ref(), self.count)
-                .map_err(failed)?;
+            match (accumulator, arguments.as_slice()) {
+                (Accumulator::Direct(own), [values]) => {
+                    own.update(values, &self.indices, filter.as_ref(), self.count)?;
+                }
+                (Accumulator::Direct(_), _) => return Err(OperatorError::new("one argument, not several")),
+                (Accumulator::Given(given), arguments) => {
+                    given
+                        .update_batch(arguments, &self.indices, filter.as_ref(), self.count)
+                        .map_err(failed)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Group of each row that was added last.
+    pub(super) fn indices(&self) -> &[usize] {
+        &self.indices
     }
 
     /// Adds groups that were taken from another pane or from a snapshot.
@@ -187,17 +225,52 @@ impl Groups {
         if taken.groups == 0 {
             return Ok(());
         }
-        let (keys, mut states) = taken
-            .columns
-            .split_at_checked(layout.keys.len())
-            .ok_or_else(|| OperatorError::new("a state with too few columns"))?;
+        let (keys, states) = taken.columns.split_at_checked(layout.keys.len()).ok_or_else(too_few)?;
         self.intern(keys, taken.groups)?;
-        for (accumulator, fields) in self.accumulators.iter_mut().zip(&layout.state_fields) {
-            let (own, rest) = states
-                .split_at_checked(fields.len())
-                .ok_or_else(|| OperatorError::new("a state with too few columns"))?;
-            states = rest;
-            accumulator.merge_batch(own, &self.indices, self.count).map_err(failed)?;
+        let states = split_states(layout, states)?;
+        for (accumulator, states) in self.accumulators.iter_mut().zip(states) {
+            match accumulator {
+                Accumulator::Direct(own) => own.merge(states, &self.indices, self.count)?,
+                Accumulator::Given(given) => {
+                    given.merge_batch(states, &self.indices, self.count).map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The states of these groups; direct layouts only.
+    pub(super) fn read(&self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError> {
+        let mut columns = Vec::new();
+        for accumulator in &self.accumulators {
+            match accumulator {
+                Accumulator::Direct(own) => columns.extend(own.read(groups)),
+                Accumulator::Given(_) => {
+                    return Err(OperatorError::new("a state that cannot be read in place"));
+                }
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Puts states in the place of what these groups have; direct layouts only.
+    pub(super) fn set(
+        &mut self,
+        layout: &Layout,
+        groups: &[usize],
+        states: &[ArrayRef],
+    ) -> Result<(), OperatorError> {
+        if groups.iter().any(|group| *group >= self.count) {
+            return Err(OperatorError::new("the state of a group that is not there"));
+        }
+        let states = split_states(layout, states)?;
+        for (accumulator, states) in self.accumulators.iter_mut().zip(states) {
+            match accumulator {
+                Accumulator::Direct(own) => own.set(states, groups, self.count)?,
+                Accumulator::Given(_) => {
+                    return Err(OperatorError::new("a state that cannot be set in place"));
+                }
+            }
         }
         Ok(())
     }
@@ -208,12 +281,12 @@ impl Groups {
         if groups == 0 {
             return Ok(Taken::default());
         }
-        let mut columns = match &mut self.keys {
-            Some(keys) => keys.emit(EmitTo::All).map_err(failed)?,
-            None => Vec::new(),
-        };
+        let mut columns = self.take_keys()?;
         for accumulator in &mut self.accumulators {
-            columns.extend(accumulator.state(EmitTo::All).map_err(failed)?);
+            match accumulator {
+                Accumulator::Direct(own) => columns.extend(own.take()),
+                Accumulator::Given(given) => columns.extend(given.state(EmitTo::All).map_err(failed)?),
+            }
         }
         Ok(Taken { columns, groups })
     }
@@ -221,12 +294,12 @@ impl Groups {
     /// The results of all groups, as (keys…, aggregates…); empty afterwards.
     pub(super) fn evaluate(&mut self, layout: &Layout) -> Result<RecordBatch, OperatorError> {
         let groups = std::mem::take(&mut self.count);
-        let mut columns = match &mut self.keys {
-            Some(keys) => keys.emit(EmitTo::All).map_err(failed)?,
-            None => Vec::new(),
-        };
+        let mut columns = self.take_keys()?;
         for accumulator in &mut self.accumulators {
-            columns.push(accumulator.evaluate(EmitTo::All).map_err(failed)?);
+            columns.push(match accumulator {
+                Accumulator::Direct(own) => own.evaluate(),
+                Accumulator::Given(given) => given.evaluate(EmitTo::All).map_err(failed)?,
+            });
         }
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(groups));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&layout.result_schema), columns, &options)?)
@@ -234,6 +307,15 @@ impl Groups {
 
     pub(super) fn len(&self) -> usize {
         self.count
+    }
+
+    fn take_keys(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
+        let Some(keys) = &mut self.keys else { return Ok(Vec::new()) };
+        let groups = keys.len();
+        let taken = keys.emit(EmitTo::All).map_err(failed)?;
+        // Those of several columns would go on looking for what they gave away.
+        keys.clear_shrink(groups);
+        Ok(taken)
     }
 
     fn intern(&mut self, keys: &[ArrayRef], rows: usize) -> Result<(), OperatorError> {
@@ -250,6 +332,24 @@ impl Groups {
         }
         Ok(())
     }
+}
+
+/// The columns of each aggregate's state.
+fn split_states<'a>(
+    layout: &Layout,
+    mut states: &'a [ArrayRef],
+) -> Result<Vec<&'a [ArrayRef]>, OperatorError> {
+    let mut split = Vec::new();
+    for fields in &layout.state_fields {
+        let (own, rest) = states.split_at_checked(fields.len()).ok_or_else(too_few)?;
+        split.push(own);
+        states = rest;
+    }
+    Ok(split)
+}
+
+fn too_few() -> OperatorError {
+    OperatorError::new("a state with too few columns")
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "handed to map_err")]

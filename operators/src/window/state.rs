@@ -1,18 +1,19 @@
 //! A window's state as record batches: one with how far time has come, then
 //! the keys and aggregates of panes. A batch stands for all that was said of
-//! its pane before, unless it is marked as more of it. Panes whose windows are
-//! all closed by the last head are gone.
+//! its pane before, unless it is marked as more of it, or as what groups have
+//! now, by their numbers. Panes whose windows are all closed by the last head
+//! are gone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::planted;
 
 use super::frame::Frame;
-use super::layers::{Pane, Saved};
+use super::open::{Pane, Saved, Says};
 use super::operator::Window;
 use super::pane::{Groups, Layout, Taken};
 
@@ -22,6 +23,10 @@ const PANE_START: &str = "pane_start_us";
 const WATERMARK: &str = "watermark_us";
 /// Marks a batch as more of its pane.
 const MORE: &str = "tidegate.more";
+/// Marks a batch as what groups have now; their numbers stand for their keys.
+const NOW: &str = "tidegate.now";
+/// Column of those numbers.
+const GROUP: &str = "group";
 
 /// A window's state without the window.
 struct State {
@@ -51,7 +56,7 @@ impl Window {
         let mut batches = vec![head(self.watermark_us, self.closed_us)?];
         let schemas = Schemas::new(&self.layout);
         for (start_us, pane) in &mut self.panes {
-            if let Some(saved) = pane.changes()? {
+            for saved in pane.changes()? {
                 batches.push(schemas.batch(*start_us, saved)?);
             }
         }
@@ -82,7 +87,7 @@ pub(super) fn together(
     let schemas = Schemas::new(layout);
     let mut batches = vec![head(watermark_us, closed_us)?];
     for (start_us, mut groups) in panes {
-        batches.push(schemas.batch(start_us, Saved { is_whole: true, groups: groups.take()? })?);
+        batches.push(schemas.batch(start_us, Saved { says: Says::Whole, groups: groups.take()? })?);
     }
     Ok(batches)
 }
@@ -97,6 +102,20 @@ impl State {
                 continue;
             }
             let start_us = number(batch, 0)?;
+            if schema.metadata().contains_key(NOW) {
+                let pane = state.panes.get_mut(&start_us).ok_or_else(shape)?;
+                let numbers =
+                    batch.columns().get(1).and_then(|column| column.as_primitive_opt::<UInt32Type>());
+                let numbers: Result<Vec<usize>, _> = numbers
+                    .ok_or_else(shape)?
+                    .values()
+                    .iter()
+                    .map(|number| usize::try_from(*number))
+                    .collect();
+                let states = batch.columns().get(2..).unwrap_or_default();
+                pane.set(layout, &numbers.map_err(OperatorError::new)?, states)?;
+                continue;
+            }
             if !schema.metadata().contains_key(MORE) {
                 state.panes.remove(&start_us);
             }
@@ -120,25 +139,36 @@ impl State {
 struct Schemas {
     whole: SchemaRef,
     more: SchemaRef,
+    now: SchemaRef,
 }
 
 impl Schemas {
     fn new(layout: &Layout) -> Schemas {
-        let mut fields = vec![Arc::new(Field::new(PANE_START, DataType::Int64, false))];
-        fields.extend(layout.snapshot_fields());
-        let more = HashMap::from([(MORE.to_owned(), String::new())]);
+        let start = Arc::new(Field::new(PANE_START, DataType::Int64, false));
+        let marked = |fields: Vec<FieldRef>, mark: &str| {
+            Arc::new(Schema::new_with_metadata(fields, HashMap::from([(mark.to_owned(), String::new())])))
+        };
+        let by_key: Vec<FieldRef> =
+            std::iter::once(Arc::clone(&start)).chain(layout.snapshot_fields()).collect();
+        let group = Arc::new(Field::new(GROUP, DataType::UInt32, false));
+        let by_number = [start, group].into_iter().chain(layout.state_columns()).collect();
         Schemas {
-            whole: Arc::new(Schema::new(fields.clone())),
-            more: Arc::new(Schema::new_with_metadata(fields, more)),
+            whole: Arc::new(Schema::new(by_key.clone())),
+            more: marked(by_key, MORE),
+            now: marked(by_number, NOW),
         }
     }
 
     fn batch(&self, start_us: i64, saved: Saved) -> Result<RecordBatch, OperatorError> {
-        let Saved { is_whole, groups: Taken { columns: own, groups } } = saved;
+        let Saved { says, groups: Taken { columns: own, groups } } = saved;
         let mut columns = vec![Arc::new(Int64Array::from(vec![start_us; groups])) as ArrayRef];
         columns.extend(own);
         let options = RecordBatchOptions::new().with_row_count(Some(groups));
-        let schema = if is_whole { &self.whole } else { &self.more };
+        let schema = match says {
+            Says::Whole => &self.whole,
+            Says::More => &self.more,
+            Says::Now => &self.now,
+        };
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
     }
 }
@@ -152,5 +182,9 @@ fn head(watermark_us: i64, closed_us: i64) -> Result<RecordBatch, OperatorError>
 fn number(batch: &RecordBatch, column: usize) -> Result<i64, OperatorError> {
     let values = batch.columns().get(column).and_then(|column| column.as_primitive_opt::<Int64Type>());
     let first = values.and_then(|values| values.iter().next().flatten());
-    first.ok_or_else(|| OperatorError::new("the saved state of the window has another shape"))
+    first.ok_or_else(shape)
+}
+
+fn shape() -> OperatorError {
+    OperatorError::new("the saved state of the window has another shape")
 }
