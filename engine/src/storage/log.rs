@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::log_reader::LogReader;
 use super::record::{self, Found, HEADER_BYTES, PAYLOAD_BYTES_MAX};
-use super::vfs::{Vfs, VfsFile};
+use super::vfs::{self, Vfs, VfsFile};
 use crate::planted;
 
 /// How a log is kept.
@@ -154,19 +154,11 @@ impl Log {
         let last = last + u64::from(planted!(TornEndKept) && end < bytes.len());
         segment.bytes = end as u64;
         if cuts {
-            let is_torn = end < bytes.len();
-            if is_torn {
+            if end < bytes.len() {
                 tracing::warn!(file = %segment.path.display(), cut = bytes.len() - end, "a torn end is cut off");
             }
-            // A process that was killed may have written what it did not sync. From
-            // here on it counts as durable: so it must be.
-            let kept = self.vfs.append(&segment.path).and_then(|mut file| {
-                if is_torn {
-                    file.truncate(end as u64)?;
-                }
-                file.sync()
-            });
-            kept.and_then(|()| self.vfs.sync_folder(&self.folder))
+            let whole = bytes.get(..end).unwrap_or_default();
+            keep(self.vfs.as_ref(), &segment.path, whole, end < bytes.len())
                 .map_err(|error| LogError::Broken(format!("{}: {error}", segment.path.display())))?;
         }
         self.next = self.next.max(last + 1);
@@ -373,6 +365,23 @@ fn number_of(path: &Path) -> Option<u64> {
     let is_segment = path.extension().is_some_and(|suffix| suffix == SUFFIX);
     let number = is_segment.then(|| path.file_stem()?.to_str()?.parse().ok()).flatten();
     number.filter(|number| (1..=NUMBER_MAX).contains(number))
+}
+
+/// From a start on what is whole counts as durable: so it must be. A process
+/// that was killed may have written what it did not sync; and after a sync that
+/// failed the system shows what the disk does not have, and syncs it no more.
+/// So it is written anew, beside what is there.
+fn keep(vfs: &dyn Vfs, path: &Path, whole: &[u8], is_torn: bool) -> io::Result<()> {
+    match vfs::write_atomically(vfs, path, &[whole]) {
+        // A full disk is no reason not to read.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => vfs.append(path).and_then(|mut file| {
+            if is_torn {
+                file.truncate(whole.len() as u64)?;
+            }
+            file.sync()
+        }),
+        done => done,
+    }
 }
 
 /// Where the last segment ends and the number of its last record: behind the

@@ -109,8 +109,7 @@ fn nothing_promised_is_lost_whatever_the_disk_does() {
             disk.plan(disk.operations() + seed.below(80) as u64, fault);
             let lived = live(&mut log, &mut truth, &mut seed);
             drop(log);
-            // After a sync that failed nobody knows what a process would find.
-            if fault != Fault::SyncError && seed.chance(40) {
+            if seed.chance(40) {
                 disk.kill();
             } else if lived.is_err() || seed.chance(50) {
                 disk.restart(&mut seed);
