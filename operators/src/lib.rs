@@ -4,6 +4,8 @@
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
 mod deadband;
+#[cfg(test)]
+mod disturbed;
 pub mod expression;
 mod filter;
 mod latest;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::checkpoint::Checkpoint;
+use super::ingress::record_of;
 use super::job::JobConfig;
 use super::leftover::{Leftover, folders, unread_records, waiting_rows};
 use crate::sink::Delivery;
@@ -146,6 +147,8 @@ impl Edits<'_> {
                 continue;
             }
             let position = self.checkpoint.sources.get(&name).and_then(|(position, _)| position.as_ref());
+            // One of another kind is of the source that has taken its name.
+            let position = position.filter(|position| record_of(position).is_some());
             let shown = folder.display();
             match (unread_records(&self.config.vfs, &folder, position), position) {
                 (Ok(None), _) => {}

@@ -381,7 +381,7 @@ impl Coordinator {
             }
             self.acknowledged = true;
         }
-        tell(&self.sources, Command::Commit(epoch)).await;
+        tell(&self.sources, Command::Acknowledge(epoch)).await;
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) enum Command {
     Barrier(Barrier),
     /// Everything before this epoch's barrier is durable.
     Commit(u64),
+    /// Rows before this epoch's barrier are durable in sinks, and in no checkpoint.
+    Acknowledge(u64),
     /// End as if the outside had ended.
     Drain,
 }

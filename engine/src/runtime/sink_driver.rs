@@ -192,7 +192,7 @@ impl SinkDriver {
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Commit(epoch) => self.commit(epoch).await,
-            Command::Barrier(_) | Command::Drain => {}
+            Command::Barrier(_) | Command::Acknowledge(_) | Command::Drain => {}
         }
     }
 

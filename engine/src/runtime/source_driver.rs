@@ -130,6 +130,7 @@ impl SourceDriver {
         while self.committer.is_some() && (ended || !self.reported.is_empty()) {
             match self.commands.recv().await {
                 Some(Command::Commit(epoch)) => self.on_commit(epoch).await,
+                Some(Command::Acknowledge(epoch)) => self.on_acknowledge(epoch).await,
                 Some(Command::Barrier(_) | Command::Drain) => {}
                 None => break,
             }
@@ -166,6 +167,7 @@ impl SourceDriver {
     async fn on_command(&mut self, command: Command) -> Result<(), Stop> {
         match command {
             Command::Commit(epoch) => self.on_commit(epoch).await,
+            Command::Acknowledge(epoch) => self.on_acknowledge(epoch).await,
             Command::Drain => return Err(Stop::End),
             Command::Barrier(barrier) => {
                 self.last_epoch = barrier.epoch;
@@ -185,6 +187,14 @@ impl SourceDriver {
 
     fn report(&self) -> Report {
         Report::Source { position: self.position.clone(), watermark: self.watermarks.emitted() }
+    }
+
+    /// Whoever can be read again waits for the checkpoint: a log that forgot its
+    /// rows now could not give them after a crash.
+    async fn on_acknowledge(&mut self, epoch: u64) {
+        if self.commit_quickly {
+            self.on_commit(epoch).await;
+        }
     }
 
     async fn on_commit(&mut self, epoch: u64) {

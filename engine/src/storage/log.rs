@@ -157,9 +157,16 @@ impl Log {
             if end < bytes.len() {
                 tracing::warn!(file = %segment.path.display(), cut = bytes.len() - end, "a torn end is cut off");
             }
+            // From here on what is whole counts as durable: so it must be. A process
+            // that was killed may have written what it did not sync; and after a sync
+            // that failed the system shows what the disk does not have, and syncs it
+            // no more. So it is written anew, beside what is there.
             let whole = bytes.get(..end).unwrap_or_default();
-            keep(self.vfs.as_ref(), &segment.path, whole, end < bytes.len())
-                .map_err(|error| LogError::Broken(format!("{}: {error}", segment.path.display())))?;
+            vfs::write_atomically(self.vfs.as_ref(), &segment.path, &[whole]).map_err(|error| {
+                let reason = format!("{}: {error}", segment.path.display());
+                let is_full = error.kind() == io::ErrorKind::StorageFull;
+                if is_full { LogError::Full(reason) } else { LogError::Broken(reason) }
+            })?;
         }
         self.next = self.next.max(last + 1);
         Ok(())
@@ -365,23 +372,6 @@ fn number_of(path: &Path) -> Option<u64> {
     let is_segment = path.extension().is_some_and(|suffix| suffix == SUFFIX);
     let number = is_segment.then(|| path.file_stem()?.to_str()?.parse().ok()).flatten();
     number.filter(|number| (1..=NUMBER_MAX).contains(number))
-}
-
-/// From a start on what is whole counts as durable: so it must be. A process
-/// that was killed may have written what it did not sync; and after a sync that
-/// failed the system shows what the disk does not have, and syncs it no more.
-/// So it is written anew, beside what is there.
-fn keep(vfs: &dyn Vfs, path: &Path, whole: &[u8], is_torn: bool) -> io::Result<()> {
-    match vfs::write_atomically(vfs, path, &[whole]) {
-        // A full disk is no reason not to read.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => vfs.append(path).and_then(|mut file| {
-            if is_torn {
-                file.truncate(whole.len() as u64)?;
-            }
-            file.sync()
-        }),
-        done => done,
-    }
 }
 
 /// Where the last segment ends and the number of its last record: behind the

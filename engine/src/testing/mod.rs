@@ -6,3 +6,4 @@ pub mod disk;
 pub mod fuzz;
 pub mod planted;
 pub mod seed;
+mod survive;

@@ -12,6 +12,7 @@ use tidegate_engine::time::Time;
 use tidegate_engine::topology::parse::parse;
 
 use super::*;
+use crate::disturbed::{Then, disturbed, then};
 use crate::expression::SqlExpressions;
 
 const KINDS: [&str; 6] = [
@@ -51,25 +52,9 @@ struct Step {
     then: Then,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Then {
-    Nothing,
-    Report,
-    /// The checkpoint puts changes together.
-    Together,
-    /// The process dies: the last report is restored, rows behind it come again.
-    Crash,
-}
-
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let then = prop_oneof![
-        3 => Just(Then::Nothing),
-        4 => Just(Then::Report),
-        1 => Just(Then::Together),
-        1 => Just(Then::Crash),
-    ];
     let rows = proptest::collection::vec((0..12_u8, 0..8_u8, any::<i8>()), 0..10);
-    let step = (rows, then).prop_map(|(rows, then)| Step { rows, then });
+    let step = (rows, then()).prop_map(|(rows, then)| Step { rows, then });
     proptest::collection::vec(step, 1..30)
 }
 
@@ -106,39 +91,11 @@ fn lines(out: &mut Output) -> Vec<String> {
 
 /// What left the trigger, in order, and how many reports were changes.
 fn run(kind: &str, steps: &[Step], keys_whole_max: usize) -> (Vec<String>, usize) {
-    let mut rule = new(kind, keys_whole_max);
-    let mut left = Vec::new();
-    // The last report as a checkpoint keeps it, the step behind it, what had left.
-    let (mut chain, mut next, mut had_left) = (Vec::new(), 0, 0);
-    let (mut changes, mut index, mut crashed) = (0, 0, vec![false; steps.len()]);
-    while let Some(step) = steps.get(index) {
-        left.extend(feed(&mut rule, step, index));
-        match step.then {
-            Then::Crash if !crashed[index] => {
-                crashed[index] = true;
-                rule = new(kind, keys_whole_max);
-                rule.restore(chain.clone()).expect("restores");
-                left.truncate(had_left);
-                index = next;
-                continue;
-            }
-            Then::Report | Then::Together => {
-                match rule.changes().expect("reports") {
-                    Some(more) => {
-                        changes += 1;
-                        chain.extend(more);
-                    }
-                    None => chain = rule.snapshot().expect("snapshots"),
-                }
-                if step.then == Then::Together && !chain.is_empty() {
-                    chain = rule.compaction().expect("has one")(&chain).expect("goes together");
-                }
-                (next, had_left) = (index + 1, left.len());
-            }
-            Then::Nothing | Then::Crash => {}
-        }
-        index += 1;
-    }
+    let (mut rule, mut left, changes) = disturbed(
+        || new(kind, keys_whole_max),
+        steps.iter().map(|step| step.then),
+        |rule, index| feed(rule, &steps[index], index),
+    );
     left.extend(end(&mut rule));
     (left, changes)
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
-use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use datafusion::physical_plan::aggregates::order::{GroupOrdering, GroupOrderingFull};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Selected;
 
@@ -179,7 +179,14 @@ impl Groups {
             None
         } else {
             let schema = Arc::clone(&layout.key_schema);
-            Some(new_group_values(schema, &GroupOrdering::None).map_err(failed)?)
+            // Numbers must follow the order in which keys come. The library's way for
+            // several columns puts keys with equal hashes last, and a NULL changes none.
+            let ordering = if layout.is_direct && layout.keys.len() > 1 {
+                GroupOrdering::Full(GroupOrderingFull::new())
+            } else {
+                GroupOrdering::None
+            };
+            Some(new_group_values(schema, &ordering).map_err(failed)?)
         };
         let accumulator = |aggregate: &AggregateColumn| match aggregate
             .plain

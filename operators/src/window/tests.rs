@@ -14,6 +14,7 @@ use tidegate_engine::time::{Time, time_type};
 use tidegate_engine::topology::parse::parse;
 
 use super::*;
+use crate::disturbed::{Then, disturbed, then};
 
 const KINDS: [&str; 2] =
     ["{ kind = \"tumbling\", size = \"10s\" }", "{ kind = \"hopping\", size = \"10s\", slide = \"4s\" }"];
@@ -31,6 +32,7 @@ fn stream() -> StreamSchema {
             Field::new("value", DataType::Float64, true),
             Field::new("n", DataType::Int64, true),
             Field::new("part", DataType::Int64, true),
+            Field::new("place", DataType::Int64, true),
         ],
         Some("ts"),
     )
@@ -46,7 +48,7 @@ struct Make {
 
 fn new(make: Make, groups_whole_max: usize) -> Window {
     let (kind, others) = (KINDS[make.kind], if make.others { OTHERS } else { "" });
-    let key = if make.keyed { "key = [\"key\", \"part\"]\n" } else { "" };
+    let key = if make.keyed { "key = [\"key\", \"part\", \"place\"]\n" } else { "" };
     let text = format!(
         "[operator.w]\ntype = \"window\"\nfrom = \"rows\"\n{key}window = {kind}\nselect = [{DIRECT}{others}]\n"
     );
@@ -66,25 +68,9 @@ struct Step {
     then: Then,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Then {
-    Nothing,
-    Report,
-    /// The checkpoint puts changes together.
-    Together,
-    /// The process dies: the last report is restored, rows behind it come again.
-    Crash,
-}
-
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let then = prop_oneof![
-        3 => Just(Then::Nothing),
-        4 => Just(Then::Report),
-        1 => Just(Then::Together),
-        1 => Just(Then::Crash),
-    ];
     let rows = proptest::collection::vec((0..12_u8, 0..15_u8, any::<i8>()), 0..25);
-    let step = (rows, then).prop_map(|(rows, then)| Step { rows, then });
+    let step = (rows, then()).prop_map(|(rows, then)| Step { rows, then });
     proptest::collection::vec(step, 1..25)
 }
 
@@ -98,14 +84,16 @@ fn batch(step: &Step, index: usize) -> RecordBatch {
     let base = i64::try_from(index).expect("small") * 1_000_000;
     let times: Vec<i64> = step.rows.iter().map(|row| base + i64::from(row.1) * 500_000).collect();
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(step.rows.iter().map(|row| format!("k{}", row.0)))),
+        Arc::new(StringArray::from_iter_values(step.rows.iter().map(|row| format!("k{}", row.0 / 3)))),
         Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
         // Every fifth value is NULL.
         Arc::new(step.rows.iter().map(|row| value(row.2)).collect::<Float64Array>()),
         Arc::new(
             step.rows.iter().map(|row| (row.2 % 7 != 3).then_some(i64::from(row.2))).collect::<Int64Array>(),
         ),
-        Arc::new(Int64Array::from_iter_values(step.rows.iter().map(|row| i64::from(row.0 % 2)))),
+        // (NULL, 1) and (1, NULL) have one hash in the library.
+        Arc::new(step.rows.iter().map(|row| (row.0 % 3 != 1).then_some(1)).collect::<Int64Array>()),
+        Arc::new(step.rows.iter().map(|row| (row.0 % 3 != 2).then_some(1)).collect::<Int64Array>()),
     ];
     RecordBatch::try_new(stream().columns, columns).expect("columns of the schema")
 }
@@ -136,48 +124,12 @@ fn lines(out: &mut Output) -> Vec<String> {
     lines
 }
 
-/// The last durable report, as a checkpoint keeps it.
-struct Kept {
-    chain: Vec<RecordBatch>,
-    /// The step behind it, and the results before it.
-    next: usize,
-    results: usize,
-}
-
 fn run(make: Make, steps: &[Step], groups_whole_max: usize) -> (Vec<String>, usize) {
-    let mut window = new(make, groups_whole_max);
-    let mut results = Vec::new();
-    let mut kept = Kept { chain: Vec::new(), next: 0, results: 0 };
-    let (mut changes, mut index, mut crashed) = (0, 0, vec![false; steps.len()]);
-    while let Some(step) = steps.get(index) {
-        results.extend(feed(&mut window, step, index));
-        match step.then {
-            Then::Crash if !crashed[index] => {
-                crashed[index] = true;
-                window = new(make, groups_whole_max);
-                window.restore(kept.chain.clone()).expect("restores");
-                results.truncate(kept.results);
-                index = kept.next;
-                continue;
-            }
-            Then::Report | Then::Together => {
-                match window.changes().expect("reports") {
-                    Some(more) => {
-                        changes += 1;
-                        kept.chain.extend(more);
-                    }
-                    None => kept.chain = window.snapshot().expect("snapshots"),
-                }
-                if step.then == Then::Together && !kept.chain.is_empty() {
-                    let together = window.compaction().expect("has one");
-                    kept.chain = together(&kept.chain).expect("goes together");
-                }
-                (kept.next, kept.results) = (index + 1, results.len());
-            }
-            Then::Nothing | Then::Crash => {}
-        }
-        index += 1;
-    }
+    let (mut window, mut results, changes) = disturbed(
+        || new(make, groups_whole_max),
+        steps.iter().map(|step| step.then),
+        |window, index| feed(window, &steps[index], index),
+    );
     results.extend(end(&mut window));
     results.sort();
     (results, changes)
