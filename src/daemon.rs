@@ -74,10 +74,16 @@ pub(crate) struct Running {
     pub(crate) data_dir: PathBuf,
     /// There is one if the topology has flows, or had some.
     pub(crate) scheduler: Option<SchedulerHandle>,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl Running {
+    /// Ends what still runs, at once, and keeps the data directory.
+    pub(crate) fn let_go(self) -> DirLock {
+        self.job.abort();
+        self.lock
+    }
+
     /// Starts a loaded topology; must be called on the I/O runtime.
     pub(crate) fn start(
         topology: Topology,
@@ -115,7 +121,7 @@ impl Running {
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
         let job = Job::start(plan, &config).map_err(|error| failure_of(&error))?;
-        Ok(Running { job, events, data_dir: context.data_dir, scheduler, _lock: lock })
+        Ok(Running { job, events, data_dir: context.data_dir, scheduler, lock })
     }
 
     /// Waits for the end of the streams and answers how they ended.

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Charge {
     pub(crate) file: TopologyFile,
     pub(crate) options: LoadOptions,
-    /// What it allows its first start.
+    /// What a person allows, until a checkpoint has been made.
     pub(crate) allowed: Allowed,
     /// What it shows of itself.
     pub(crate) seat: Arc<Seat>,
@@ -114,9 +114,7 @@ impl Charge {
         let began = Instant::now();
         let disk = topology.disk.clone();
         self.seat.set_state("starting", "");
-        // What a person allows is for one start.
-        let allowed = std::mem::take(&mut self.allowed);
-        let mut running = match Running::start(topology, compute, allowed) {
+        let mut running = match Running::start(topology, compute, self.allowed.clone()) {
             Ok(running) => running,
             Err(failure) => return End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
         };
@@ -135,14 +133,20 @@ impl Charge {
             return End::Over(self.stop(running).await);
         };
         let (ran, checkpoints) = (began.elapsed(), running.job.checkpoints());
+        if checkpoints > 0 {
+            // What a person allows has been done, durably: it is not for later starts.
+            self.allowed = Allowed::default();
+        }
         running.stop_flows().await;
         let journal = running.scheduler.as_ref().map(|flows| Arc::downgrade(flows.journal()));
         self.seat.set_state("failed", &failure.message);
-        drop(running);
+        let lock = running.let_go();
         let is_gone = gone(disk, journal.unwrap_or_default()).await;
         let failure = if is_gone {
             failure
         } else {
+            // For good: two lives never write one log.
+            Box::leak(Box::new(lock));
             Failure::hopeless(format!("{} (parts of it do not let go of their files)", failure.message))
         };
         End::Failed { failure, ran, checkpoints }
