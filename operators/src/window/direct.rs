@@ -30,8 +30,14 @@ pub(super) trait Direct: Send {
     /// Adds states to groups.
     fn merge(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError>;
 
+    /// Takes from groups what they have.
+    fn empty(&mut self, groups: &[usize], total: usize);
+
     /// Puts states in the place of what groups have.
-    fn set(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError>;
+    fn set(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError> {
+        self.empty(groups, total);
+        self.merge(states, groups, total)
+    }
 
     /// The states of these groups.
     fn read(&self, groups: &[usize]) -> Vec<ArrayRef>;
@@ -66,7 +72,8 @@ fn sum<T: ArrowPrimitiveType>(plain: &Plain) -> Box<dyn Direct> {
     Box::new(Fold::<T, _>::new(plain, |known: T::Native, new| known.add_wrapping(new)))
 }
 
-/// NaN counts as greater than every number, in whatever order values come.
+/// NaN counts as greater than every number, or less if its sign is set, in
+/// whatever order values come.
 fn extreme<T: ArrowPrimitiveType>(plain: &Plain) -> Box<dyn Direct> {
     if plain.name == "min" {
         Box::new(Fold::<T, _>::new(plain, |known: T::Native, new| if new.is_lt(known) { new } else { known }))
@@ -157,12 +164,11 @@ impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Dir
         self.update(state, groups, None, total)
     }
 
-    fn set(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError> {
+    fn empty(&mut self, groups: &[usize], total: usize) {
         self.grow(total);
         for group in groups {
             self.seen.get_mut(*group).into_iter().for_each(|seen| *seen = false);
         }
-        self.merge(states, groups, total)
     }
 
     fn read(&self, groups: &[usize]) -> Vec<ArrayRef> {
@@ -220,12 +226,11 @@ impl Direct for Count {
         Ok(())
     }
 
-    fn set(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError> {
+    fn empty(&mut self, groups: &[usize], total: usize) {
         self.counts.resize(total, 0);
         for group in groups {
             self.counts.get_mut(*group).into_iter().for_each(|count| *count = 0);
         }
-        self.merge(states, groups, total)
     }
 
     fn read(&self, groups: &[usize]) -> Vec<ArrayRef> {
@@ -295,13 +300,12 @@ impl Direct for Mean {
         Ok(())
     }
 
-    fn set(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError> {
+    fn empty(&mut self, groups: &[usize], total: usize) {
         self.grow(total);
         for group in groups {
             self.counts.get_mut(*group).into_iter().for_each(|count| *count = 0);
             self.sums.get_mut(*group).into_iter().for_each(|sum| *sum = 0.0);
         }
-        self.merge(states, groups, total)
     }
 
     fn read(&self, groups: &[usize]) -> Vec<ArrayRef> {
