@@ -8,12 +8,14 @@ mod deadband;
 mod disturbed;
 pub mod expression;
 mod filter;
+mod in_order;
 mod latest;
 mod narrow;
 mod part;
 mod project;
 mod route;
 mod rule;
+mod sort;
 mod tasks;
 mod union;
 mod window;
@@ -23,7 +25,7 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] =
-    &[deadband::ROW, filter::ROW, project::ROW, route::ROW, union::ROW, window::ROW];
+    &[deadband::ROW, filter::ROW, project::ROW, route::ROW, sort::ROW, union::ROW, window::ROW];
 
 /// Every `[table.x] type = …` that is made from a stream.
 pub const TABLES: &[Row<BuildTable>] = &[latest::ROW];

@@ -1,0 +1,409 @@
+//! Rows in event-time order, for operators whose answer depends on it. Rows
+//! wait until the watermark has reached them and are then handed to a core as
+//! sorted batches, with the number of each row's key; what comes in another
+//! interleaving gives the same answer.
+//!
+//! A row behind the watermark is judged when it comes, unless the core would
+//! have to change the past: then it leaves by the port `late`, and never in
+//! silence.
+
+mod kept;
+mod keys;
+mod per_key;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::{ConfigError, OperatorError};
+use tidegate_engine::expression::Expression;
+use tidegate_engine::operator::{Input, Operator, Output, Port, Progress};
+use tidegate_engine::schema::{StreamSchema, type_name};
+use tidegate_engine::time::{Time, micros};
+use tidegate_engine::topology::key::{Key, Kind, optional};
+use tidegate_engine::topology::node::NodeConfig;
+
+use crate::narrow::{narrow, reject_rows};
+use crate::part::named_columns;
+pub(crate) use kept::Kept;
+use keys::{Judged, Keys};
+pub(crate) use per_key::PerKey;
+use waiting::{Timed, Waiting};
+
+/// Rows that come too late to be judged, in the shape of the input.
+pub(crate) const LATE_PORT: usize = 1;
+/// Rows on which an expression of the core fails; only where it has some.
+/// Ports of a core's own come behind.
+pub(crate) const REJECTS_PORT: usize = 2;
+
+/// The columns of the key, for the tables of operators.
+pub(crate) const KEY: Key = optional(
+    "key",
+    Kind::List(&Kind::Text),
+    "columns; each combination is judged by itself, in event-time order: a row older than the newest one judged of its own key leaves by the port `late`",
+);
+/// How long a key is remembered.
+pub(crate) const FORGET: Key = optional(
+    "forget",
+    Kind::Duration,
+    "a key without rows for this long begins afresh at its next row, \"30d\" if left out",
+)
+.aside();
+/// Keys are forgotten after this silence, as those of triggers are.
+const FORGET_AFTER: Duration = Duration::from_secs(30 * 86_400);
+
+/// What an operator does with rows that come in event-time order.
+pub(crate) trait Ordered: Send {
+    /// Rows that event time has reached: sorted by time, equal times in order of
+    /// arrival. Rows behind the watermark come in order of arrival; unless
+    /// `late_before` says otherwise, none is older than the newest of its key.
+    fn on_rows(&mut self, rows: &Rows<'_>, out: &mut Output) -> Result<(), OperatorError>;
+
+    /// Event time has come to `now_us`, and every row up to it has been handed
+    /// over; more rows at `now_us` itself may come. What falls due at an instant
+    /// does so before rows of that instant, so that the cut of batches does not
+    /// matter: `on_rows` looks for it too.
+    fn on_time(&mut self, _now_us: i64, _out: &mut Output) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// All rows have been handed over, and no more will come in this run.
+    fn on_end(&mut self, _out: &mut Output) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// `None`: a row is late if it is older than the newest one judged of its
+    /// key, so that a device whose clock is behind is judged by its own time.
+    /// `Some`: every row older than this is late and no other, for cores that
+    /// act when time passes, or to whom the order within a bound is the same.
+    fn late_before(&self, _watermark_us: i64) -> Option<i64> {
+        None
+    }
+
+    /// The watermark that readers may be told when the input's is `input_us`:
+    /// earlier where rows older than that may still be emitted.
+    fn output_watermark(&self, input_us: i64) -> i64 {
+        input_us
+    }
+
+    /// As `Operator::reads`; key, time and expressions are added.
+    fn reads(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// The key is gone, its number will be that of another one: what is owed to
+    /// it leaves now.
+    fn forget(&mut self, _key: u32, _out: &mut Output) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// The state, whole. These keys are the ones that are known; after a restore
+    /// each has the number of its place in this list.
+    fn save(&mut self, _keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes back what `save` gave.
+    fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
+        if state.is_empty() { Ok(()) } else { Err(shape()) }
+    }
+}
+
+/// Rows as a core gets them; all parts are of one length.
+pub(crate) struct Rows<'a> {
+    /// The columns of the input.
+    pub(crate) batch: &'a RecordBatch,
+    /// What the core's expressions give, in their order.
+    pub(crate) values: &'a [ArrayRef],
+    /// Event times in microseconds.
+    pub(crate) times: &'a [i64],
+    /// Numbers of the rows' keys: small, given again when a key is forgotten.
+    pub(crate) keys: &'a [u32],
+}
+
+impl Rows<'_> {
+    /// Time and key of each row, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, u32)> + '_ {
+        self.times.iter().copied().zip(self.keys.iter().copied())
+    }
+}
+
+/// The ports of an operator in order: the main one and `late`.
+pub(crate) fn ports(main: StreamSchema, input: &StreamSchema) -> Vec<Port> {
+    vec![Port { name: String::new(), stream: main }, Port { name: "late".into(), stream: input.clone() }]
+}
+
+/// The key's columns, all of types that keys can have.
+pub(crate) fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) -> Vec<usize> {
+    let keys = named_columns(config, "key", &input.stream, out);
+    check_kept(config, "key", input, &keys, out);
+    keys
+}
+
+/// Refuses columns whose values cannot be kept (see `arrow::row`).
+pub(crate) fn check_kept(
+    config: &NodeConfig,
+    key: &str,
+    input: &Input,
+    columns: &[usize],
+    out: &mut Vec<Diagnostic>,
+) {
+    for field in columns.iter().filter_map(|index| input.stream.columns.fields().get(*index)) {
+        if !RowConverter::supports_fields(&[SortField::new(field.data_type().clone())]) {
+            let message = format!(
+                "`{}` is {}, and values of that type cannot be compared",
+                field.name(),
+                type_name(field.data_type())
+            );
+            out.push(Diagnostic::error("TG-X003", message).at(config.table.span_of(key)));
+        }
+    }
+}
+
+/// How long this node remembers a key, in microseconds.
+pub(crate) fn forget_us(config: &NodeConfig) -> i64 {
+    micros(config.table.duration(FORGET.name).unwrap_or(FORGET_AFTER))
+}
+
+/// An operator around a core that wants rows in order.
+pub(crate) struct InOrder<C> {
+    pub(crate) core: C,
+    name: String,
+    input: StreamSchema,
+    expressions: Vec<Arc<dyn Expression>>,
+    keys: Keys,
+    waiting: Waiting,
+    /// Event time has come this far for the core.
+    watermark_us: i64,
+    /// It is this much behind the input's.
+    bound_us: i64,
+    forget_us: i64,
+    /// Forgotten keys are removed when event time comes here.
+    sweep_at_us: i64,
+}
+
+impl<C: Ordered> InOrder<C> {
+    /// An operator without expressions that remembers keys as long as the node
+    /// says.
+    pub(crate) fn new(
+        config: &NodeConfig,
+        input: &Input,
+        keys: Vec<usize>,
+        core: C,
+    ) -> Result<InOrder<C>, ConfigError> {
+        let stream = input.stream.clone();
+        let keys = Keys::new(&stream.columns, keys);
+        let keys = keys.map_err(|error| {
+            ConfigError::from(Diagnostic::error("TG-X003", error.0).at(config.table.span_of("key")))
+        })?;
+        Ok(InOrder {
+            core,
+            name: config.name.clone(),
+            waiting: Waiting::new(Arc::clone(&stream.columns)),
+            input: stream,
+            expressions: Vec::new(),
+            keys,
+            watermark_us: i64::MIN,
+            bound_us: 0,
+            forget_us: forget_us(config),
+            sweep_at_us: i64::MIN,
+        })
+    }
+
+    /// With expressions whose values come with the rows. Rows on which one fails
+    /// leave by `REJECTS_PORT`.
+    pub(crate) fn with_expressions(mut self, expressions: Vec<Arc<dyn Expression>>) -> InOrder<C> {
+        let values = expressions.iter().enumerate().map(|(index, expression)| {
+            Field::new(format!("expression {index}"), expression.data_type().clone(), true)
+        });
+        let fields = self.input.columns.fields().iter().map(|field| field.as_ref().clone());
+        self.waiting = Waiting::new(Arc::new(Schema::new(fields.chain(values).collect::<Vec<_>>())));
+        self.expressions = expressions;
+        self
+    }
+
+    /// With another time that keys are remembered for.
+    pub(crate) fn with_forget(self, forget_us: i64) -> InOrder<C> {
+        InOrder { forget_us, ..self }
+    }
+
+    /// Rows wait until the input's watermark is this much past them.
+    pub(crate) fn with_bound(self, bound_us: i64) -> InOrder<C> {
+        InOrder { bound_us, ..self }
+    }
+
+    /// The rows with the values of all expressions behind their columns.
+    fn evaluate(&self, batch: &RecordBatch) -> Result<RecordBatch, OperatorError> {
+        let mut columns = batch.columns().to_vec();
+        for expression in &self.expressions {
+            columns.push(expression.evaluate(batch)?);
+        }
+        Ok(RecordBatch::try_new(self.schema(), columns)?)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.waiting.schema)
+    }
+
+    /// Rows up to the watermark are judged, the others wait.
+    fn take_up(&mut self, rows: RecordBatch, out: &mut Output) -> Result<(), OperatorError> {
+        let times = self.input.times(&rows)?;
+        let watermark_us = self.watermark_us;
+        let ready = times.values().iter().filter(|time_us| **time_us <= watermark_us).count();
+        let times = times.values().clone();
+        if ready == 0 {
+            return self.waiting.push(Timed { rows, times });
+        }
+        if ready == rows.num_rows() {
+            return self.judge(&Timed { rows, times }, out);
+        }
+        let ready: BooleanArray = times.iter().map(|time_us| Some(*time_us <= watermark_us)).collect();
+        let timed = Timed { rows, times };
+        self.judge(&timed.filter(&ready)?, out)?;
+        self.waiting.push(timed.filter(&not(&ready)?)?)
+    }
+
+    fn judge(&mut self, timed: &Timed, out: &mut Output) -> Result<(), OperatorError> {
+        let late_before = self.core.late_before(self.watermark_us);
+        let Judged { keys, late, replaced } =
+            self.keys.judge(timed, self.watermark_us, self.forget_us, late_before)?;
+        let columns = self.input.columns.fields().len();
+        let hand_over = |core: &mut C, timed: &Timed, out: &mut Output| {
+            let (batch, values) = parts(&self.input.columns, &timed.rows, columns)?;
+            core.on_rows(&Rows { batch: &batch, values: &values, times: &timed.times, keys: &keys }, out)
+        };
+        match late {
+            None => hand_over(&mut self.core, timed, out)?,
+            Some(late) => {
+                let (rows, _) = parts(&self.input.columns, &timed.rows, columns)?;
+                out.emit_to(LATE_PORT, filter_record_batch(&rows, &late)?);
+                let good = timed.filter(&not(&late)?)?;
+                if !good.times.is_empty() {
+                    hand_over(&mut self.core, &good, out)?;
+                }
+            }
+        }
+        self.free(&replaced, out)
+    }
+
+    fn free(&mut self, gone: &[u32], out: &mut Output) -> Result<(), OperatorError> {
+        self.keys.free(gone);
+        gone.iter().try_for_each(|key| self.core.forget(*key, out))
+    }
+
+    fn judge_waiting(&mut self, until_us: i64, out: &mut Output) -> Result<(), OperatorError> {
+        self.waiting.take(until_us)?.iter().try_for_each(|timed| self.judge(timed, out))
+    }
+
+    /// Frees forgotten keys; `Keys::judge` takes none of them up again.
+    fn sweep(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        if self.watermark_us < self.sweep_at_us {
+            return Ok(());
+        }
+        // Each sweep looks at every key, so not at every watermark.
+        self.sweep_at_us = self.watermark_us.saturating_add(self.forget_us / 2);
+        let gone = self.keys.sweep(self.watermark_us, self.forget_us);
+        self.free(&gone, out)
+    }
+}
+
+/// The input's columns of a batch, and the values behind them.
+fn parts(
+    input: &SchemaRef,
+    rows: &RecordBatch,
+    columns: usize,
+) -> Result<(RecordBatch, Vec<ArrayRef>), OperatorError> {
+    let (own, values) = rows.columns().split_at_checked(columns).ok_or_else(shape)?;
+    if values.is_empty() {
+        return Ok((rows.clone(), Vec::new()));
+    }
+    Ok((RecordBatch::try_new(Arc::clone(input), own.to_vec())?, values.to_vec()))
+}
+
+impl<C: Ordered> Operator for InOrder<C> {
+    fn on_batch(
+        &mut self,
+        _input: usize,
+        batch: &RecordBatch,
+        out: &mut Output,
+    ) -> Result<Progress, OperatorError> {
+        if self.expressions.is_empty() {
+            self.take_up(batch.clone(), out)?;
+            return Ok(Progress::Done);
+        }
+        let mut good = Vec::new();
+        let bad = narrow(batch, &mut |rows| self.evaluate(rows), &mut |rows| good.push(rows));
+        good.into_iter().try_for_each(|rows| self.take_up(rows, out))?;
+        if !bad.is_empty() {
+            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
+        }
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, time: Time, out: &mut Output) -> Result<Progress, OperatorError> {
+        let now_us = time.0.saturating_sub(self.bound_us);
+        self.judge_waiting(now_us, out)?;
+        self.watermark_us = now_us;
+        self.core.on_time(now_us, out)?;
+        self.sweep(out)?;
+        Ok(Progress::Done)
+    }
+
+    fn on_end(&mut self, out: &mut Output) -> Result<Progress, OperatorError> {
+        self.judge_waiting(i64::MAX, out)?;
+        self.core.on_end(out)?;
+        Ok(Progress::Done)
+    }
+
+    fn output_watermark(&self, input: Time) -> Time {
+        Time(self.core.output_watermark(input.0.saturating_sub(self.bound_us)))
+    }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        let mut read = self.core.reads()?;
+        read.extend(self.input.time);
+        read.extend(self.keys.columns());
+        read.extend(self.expressions.iter().flat_map(|expression| expression.columns()));
+        Some(read)
+    }
+
+    /// Keys, rows that wait, the watermark, and behind them the core's own.
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
+        if self.watermark_us == i64::MIN && self.waiting.is_empty() && self.keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (numbers, keys) = self.keys.save()?;
+        let watermark: ArrayRef = Arc::new(Int64Array::from(vec![self.watermark_us]));
+        let watermark = RecordBatch::try_from_iter([("watermark", watermark)])?;
+        let mut saved = vec![keys, self.waiting.all()?, watermark];
+        saved.extend(self.core.save(&numbers)?);
+        Ok(saved)
+    }
+
+    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<(), OperatorError> {
+        let [keys, waiting, watermark, core @ ..] = state.as_slice() else {
+            return if state.is_empty() { Ok(()) } else { Err(shape()) };
+        };
+        let [watermark] = watermark.columns() else { return Err(shape()) };
+        let watermark = watermark.as_primitive_opt::<Int64Type>().filter(|times| !times.is_empty());
+        self.watermark_us = watermark.ok_or_else(shape)?.value(0);
+        self.keys.load(keys)?;
+        if waiting.num_rows() > 0 {
+            let times = self.input.times(waiting)?.values().clone();
+            self.waiting.push(Timed { rows: waiting.clone(), times })?;
+        }
+        self.core.load(core)
+    }
+}
+
+/// A saved state that is not as it was written.
+pub(crate) fn shape() -> OperatorError {
+    OperatorError::new("the saved state has another shape")
+}
