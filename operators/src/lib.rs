@@ -4,6 +4,7 @@
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
 mod deadband;
+mod dedup;
 #[cfg(test)]
 mod disturbed;
 pub mod expression;
@@ -25,7 +26,7 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] =
-    &[deadband::ROW, filter::ROW, project::ROW, route::ROW, sort::ROW, union::ROW, window::ROW];
+    &[deadband::ROW, dedup::ROW, filter::ROW, project::ROW, route::ROW, sort::ROW, union::ROW, window::ROW];
 
 /// Every `[table.x] type = …` that is made from a stream.
 pub const TABLES: &[Row<BuildTable>] = &[latest::ROW];

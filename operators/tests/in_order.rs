@@ -1,0 +1,122 @@
+//! Operators that judge rows in event-time order, at every batch size, with and
+//! without snapshots and restores. What they must give is written by hand, or
+//! computed from all rows at once.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
+
+mod kit;
+
+use kit::{TestRow, batch, manners, run, sorted};
+
+/// The lines of each port, which are the same in every manner.
+fn ports(text: &str, rows: &[TestRow], delay_s: f64) -> Vec<Vec<String>> {
+    let rows = batch(rows);
+    let mut all = manners(delay_s).into_iter().map(|manner| (manner, run(text, &rows, manner)));
+    let (_, first) = all.next().expect("a manner");
+    for (manner, other) in all {
+        for (other, first) in other.iter().zip(&first) {
+            assert_eq!(sorted(other.clone()), sorted(first.clone()), "{manner:?}");
+        }
+    }
+    first
+}
+
+/// `a 1970-01-01T00:00:07.500000Z 5.5 5 …` → `a 7.5 5.5 …`: key, seconds and
+/// what else there is but the column `n`.
+fn short(line: &str) -> String {
+    let parts: Vec<&str> = line.split(' ').collect();
+    let without_n = |(index, part): (usize, &&str)| (index != 3).then(|| seconds(part));
+    parts.iter().enumerate().filter_map(without_n).collect::<Vec<_>>().join(" ")
+}
+
+/// Times in seconds, other parts as they are; whole numbers without `.0`.
+fn seconds(part: &str) -> String {
+    let Some(clock) = part.strip_prefix("1970-01-01T").and_then(|rest| rest.strip_suffix('Z')) else {
+        return part.strip_suffix(".0").unwrap_or(part).to_owned();
+    };
+    let parts: Vec<f64> = clock.split(':').map(|part| part.parse().expect("a number")).collect();
+    (parts[0] * 3600.0 + parts[1] * 60.0 + parts[2]).to_string()
+}
+
+fn shorts(lines: &[String]) -> Vec<String> {
+    lines.iter().map(|line| short(line)).collect()
+}
+
+fn lines(text: &str, rows: &[TestRow], delay_s: f64) -> Vec<String> {
+    shorts(&ports(text, rows, delay_s)[0])
+}
+
+const DISORDERED: [TestRow; 8] = [
+    ("a", 3.0, Some(3.0)),
+    ("a", 1.0, Some(1.0)),
+    ("b", 2.0, Some(2.0)),
+    ("a", 5.0, Some(5.0)),
+    ("b", 5.0, Some(5.5)),
+    ("a", 4.0, None),
+    ("b", 9.0, Some(9.0)),
+    ("a", 7.0, Some(7.0)),
+];
+
+#[test]
+fn sort_gives_event_time_order_and_what_is_too_late_for_it_apart() {
+    let text = "[operator.s]\ntype = \"sort\"\nfrom = \"rows\"\n";
+    let in_order = ["a 1 1", "b 2 2", "a 3 3", "a 4 -", "a 5 5", "b 5 5.5", "a 7 7", "b 9 9"];
+    assert_eq!(lines(text, &DISORDERED, 2.0), in_order);
+    // With a bound of its own it waits for as long itself.
+    assert_eq!(lines(&format!("{text}bound = \"2s\"\n"), &DISORDERED, 0.0), in_order);
+    let both = ports(text, &DISORDERED, 1.0);
+    assert_eq!(shorts(&both[0]), ["b 2 2", "a 3 3", "a 4 -", "a 5 5", "b 5 5.5", "b 9 9"]);
+    assert_eq!(shorts(&both[1]), ["a 1 1", "a 7 7"]);
+}
+
+#[test]
+fn dedup_keeps_the_first_in_event_time_for_its_ttl() {
+    let text = "[operator.d]\ntype = \"dedup\"\nfrom = \"rows\"\nkey = [\"key\"]\nttl = \"4s\"\n";
+    let rows: [TestRow; 8] = [
+        ("a", 2.0, Some(2.0)),
+        ("a", 1.0, Some(1.0)),
+        ("b", 2.0, Some(3.0)),
+        // Four seconds after the first that went on.
+        ("a", 5.0, Some(4.0)),
+        ("a", 5.0, Some(5.0)),
+        ("b", 8.0, Some(6.0)),
+        // Behind the watermark of 7: c is new, and a row of a went on three seconds later.
+        ("c", 4.0, Some(7.0)),
+        ("a", 3.5, Some(8.0)),
+    ];
+    let all = ports(text, &rows, 1.0);
+    assert_eq!(shorts(&all[0]), ["a 1 1", "b 2 3", "a 5 4", "c 4 7", "b 8 6"]);
+    assert_eq!(sorted(shorts(&all[2])), ["a 2 2", "a 3.5 8", "a 5 5"]);
+    assert_eq!(all[1], Vec::<String>::new());
+    // Four seconds behind the watermark nobody knows any more.
+    let rows: [TestRow; 3] = [("a", 10.0, Some(1.0)), ("a", 6.0, Some(2.0)), ("b", 6.1, Some(3.0))];
+    let all = ports(text, &rows, 0.0);
+    assert_eq!(
+        (shorts(&all[0]), shorts(&all[1])),
+        (vec!["a 10 1".into(), "b 6.1 3".into()], vec!["a 6 2".into()])
+    );
+}
+
+#[test]
+fn dedup_remembers_for_as_long_as_rows_may_come() {
+    let text = "[operator.d]\ntype = \"dedup\"\nfrom = \"rows\"\nkey = [\"key\"]\nttl = \"4s\"\n";
+    // x was at 0.5; event time is 4.4 when it comes again, and 8.4 when its key comes anew.
+    let rows: [TestRow; 6] = [
+        ("x", 0.5, Some(1.0)),
+        ("y", 4.4, Some(2.0)),
+        ("x", 0.45, Some(3.0)),
+        ("x", 4.4, Some(4.0)),
+        ("y", 8.3, Some(5.0)),
+        ("x", 4.5, Some(6.0)),
+    ];
+    let all = ports(text, &rows, 0.0);
+    assert_eq!(shorts(&all[0]), ["x 0.5 1", "y 4.4 2", "x 4.5 6"]);
+    assert_eq!(shorts(&all[2]), ["x 0.45 3", "x 4.4 4", "y 8.3 5"]);
+}
