@@ -2,28 +2,24 @@
 //! enough since the last row of its key that went on, or when that was long
 //! enough ago.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
-};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use tidegate_engine::catalog::{BuildOperator, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
-use tidegate_engine::operator::{Input, Operator, OperatorPart, Output, Port, Progress};
-use tidegate_engine::schema::{StreamSchema, type_name};
+use tidegate_engine::operator::{Input, OperatorPart, Output};
 use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::part::{key_texts, named_columns, only_input, require_time};
+use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, ports, shape};
+use crate::part::{number_columns, only_input, require_time};
 
 const KEYS: &[Key] = &[
-    optional("key", Kind::List(&Kind::Text), "columns; each combination is judged by itself"),
+    KEY,
     required("column", Kind::Text, "the number that is watched"),
     optional("absolute", Kind::Number, "a smaller change does not go on").aside(),
     optional(
@@ -32,8 +28,19 @@ const KEYS: &[Key] = &[
         "a smaller change, in percent of the last value that went on, does not go on",
     )
     .aside(),
-    optional("max_interval", Kind::Duration, "a row goes on at the latest after this time, changed or not")
-        .aside(),
+    optional(
+        "min_interval",
+        Kind::Duration,
+        "no row goes on so soon after the last one that did, however large the change; a later one does if the value has still changed",
+    )
+    .aside(),
+    optional(
+        "max_interval",
+        Kind::Duration,
+        "a row goes on if the last one that did is this old, changed or not",
+    )
+    .aside(),
+    FORGET,
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
@@ -58,124 +65,125 @@ fn build(
 ) -> Result<OperatorPart, ConfigError> {
     let input = only_input(config, inputs)?;
     require_time(config, input)?;
-    let table = &config.table;
     let mut diagnostics = Vec::new();
-    let keys = named_columns(config, "key", &input.stream, &mut diagnostics);
-    let column = named_columns(config, "column", &input.stream, &mut diagnostics).first().copied();
-    let data_type =
-        column.and_then(|index| input.stream.columns.fields().get(index)).map(|field| field.data_type());
-    if let Some(data_type) = data_type.filter(|data_type| !data_type.is_numeric()) {
-        let message = format!("`column` of `{}` is {} and no number", config.name, type_name(data_type));
-        diagnostics.push(Diagnostic::error("TG-X003", message).at(table.span_of("column")));
-    }
+    let keys = key_columns(config, input, &mut diagnostics);
+    let column = number_columns(config, "column", &input.stream, &mut diagnostics).first().copied();
+    let spec = read_spec(config, &mut diagnostics);
+    let (Some(column), true) = (column, diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
+    let operator = InOrder::new(config, input, keys, Deadband { column, spec, last: PerKey::default() })?;
+    Ok(OperatorPart { operator: Box::new(operator), ports: ports(input.stream.clone(), &input.stream) })
+}
+
+fn read_spec(config: &NodeConfig, out: &mut Vec<Diagnostic>) -> Spec {
+    let table = &config.table;
     let (absolute, percent) = (table.number("absolute"), table.number("percent"));
     if absolute.is_none() && percent.is_none() {
         let message = format!("`{}` needs `absolute` or `percent`", config.name);
-        diagnostics.push(Diagnostic::error("TG-C004", message).at(config.name_span.clone()));
+        out.push(Diagnostic::error("TG-C004", message).at(config.name_span.clone()));
     }
     for (key, value) in [("absolute", absolute), ("percent", percent)] {
         if value.is_some_and(|value| value.is_nan() || value < 0.0) {
             let message = format!("`{key}` of `{}` is below zero: every change is larger", config.name);
-            diagnostics.push(Diagnostic::error("TG-C005", message).at(table.span_of(key)));
+            out.push(Diagnostic::error("TG-C005", message).at(table.span_of(key)));
         }
     }
-    let Some(column) = column.filter(|_| diagnostics.is_empty()) else {
-        return Err(ConfigError(diagnostics));
-    };
-    let operator = Deadband {
-        stream: input.stream.clone(),
-        keys,
-        column,
+    let span = |key: &str| table.duration(key).map(micros);
+    let spec = Spec {
         absolute: absolute.unwrap_or(f64::INFINITY),
         fraction: percent.map_or(f64::INFINITY, |percent| percent / 100.0),
-        max_interval_us: table.duration("max_interval").map_or(i64::MAX, |time: Duration| micros(time)),
-        last: BTreeMap::new(),
+        min_interval_us: span("min_interval").unwrap_or(0),
+        max_interval_us: span("max_interval").unwrap_or(i64::MAX),
     };
-    let ports = vec![Port { name: String::new(), stream: input.stream.clone() }];
-    Ok(OperatorPart { operator: Box::new(operator), ports })
+    if spec.min_interval_us > spec.max_interval_us {
+        let message = format!("`min_interval` of `{}` is longer than its `max_interval`", config.name);
+        out.push(Diagnostic::error("TG-C006", message).at(table.span_of("min_interval")));
+    }
+    spec
 }
 
-struct Deadband {
-    stream: StreamSchema,
-    keys: Vec<usize>,
-    column: usize,
+/// When a row goes on.
+struct Spec {
     absolute: f64,
     /// Of the last value.
     fraction: f64,
+    min_interval_us: i64,
     max_interval_us: i64,
-    /// Value (`None`: NULL) and time of the last row that went on, by key.
-    last: BTreeMap<String, (Option<f64>, i64)>,
 }
 
-impl Deadband {
-    /// Whether the row goes on; it is remembered if so. A value that comes or
+impl Spec {
+    /// Whether a row goes on after the last one that did. A value that comes or
     /// goes (NULL) is a change.
-    fn passes(&mut self, key: String, value: Option<f64>, at_us: i64) -> bool {
-        let passes = match self.last.get(&key) {
-            None => true,
-            Some((_, last_us)) if at_us.saturating_sub(*last_us) >= self.max_interval_us => true,
-            Some((None, _)) => value.is_some(),
-            Some((Some(last), _)) => value.is_none_or(|value| {
+    fn passes(&self, last: Option<Last>, value: Option<f64>, at_us: i64) -> bool {
+        let Some(last) = last else { return true };
+        let since_us = at_us.saturating_sub(last.at_us);
+        if since_us < self.min_interval_us || since_us >= self.max_interval_us {
+            return since_us >= self.max_interval_us;
+        }
+        match (last.value, value) {
+            (Some(last), Some(value)) => {
                 let change = (value - last).abs();
                 change >= self.absolute || change >= self.fraction * last.abs() && change > 0.0
-            }),
-        };
-        if passes {
-            self.last.insert(key, (value, at_us));
+            }
+            (last, value) => last.is_some() != value.is_some(),
         }
-        passes
     }
 }
 
-impl Operator for Deadband {
-    fn on_batch(
-        &mut self,
-        _input: usize,
-        batch: &RecordBatch,
-        out: &mut Output,
-    ) -> Result<Progress, OperatorError> {
-        let times = self.stream.times(batch)?;
+/// The last row of a key that went on.
+#[derive(Clone, Copy)]
+struct Last {
+    value: Option<f64>,
+    at_us: i64,
+}
+
+struct Deadband {
+    column: usize,
+    spec: Spec,
+    last: PerKey<Option<Last>>,
+}
+
+impl Ordered for Deadband {
+    fn on_rows(&mut self, rows: &Rows<'_>, out: &mut Output) -> Result<(), OperatorError> {
         let missing = || OperatorError::new("a batch without the watched column");
-        let values = cast(batch.columns().get(self.column).ok_or_else(missing)?, &DataType::Float64)?;
+        let values = cast(rows.batch.columns().get(self.column).ok_or_else(missing)?, &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>();
-        let mut mask = Vec::with_capacity(batch.num_rows());
-        let keys = key_texts(batch, &self.keys)?;
-        for ((row, at_us), key) in times.values().iter().enumerate().zip(keys) {
-            let value = (!values.is_null(row)).then(|| values.value(row));
-            mask.push(self.passes(key, value, *at_us));
+        let mut mask = Vec::with_capacity(rows.times.len());
+        for ((at_us, key), value) in rows.iter().zip(values) {
+            let Some(last) = self.last.of(key) else { continue };
+            let passes = self.spec.passes(*last, value, at_us);
+            if passes {
+                *last = Some(Last { value, at_us });
+            }
+            mask.push(passes);
         }
-        out.emit(filter_record_batch(batch, &BooleanArray::from(mask))?);
-        Ok(Progress::Done)
+        out.emit(filter_record_batch(rows.batch, &BooleanArray::from(mask))?);
+        Ok(())
     }
 
     fn reads(&self) -> Option<Vec<usize>> {
-        let time = self.stream.time.into_iter();
-        Some(self.keys.iter().copied().chain([self.column]).chain(time).collect())
+        Some(vec![self.column])
     }
 
-    fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
-        if self.last.is_empty() {
-            return Ok(Vec::new());
-        }
-        let columns: [(&str, ArrayRef, bool); 3] = [
-            ("key", Arc::new(self.last.keys().map(Some).collect::<StringArray>()), false),
-            ("value", Arc::new(self.last.values().map(|(value, _)| *value).collect::<Float64Array>()), true),
-            ("at_us", Arc::new(self.last.values().map(|(_, at)| Some(*at)).collect::<Int64Array>()), false),
+    fn forget(&mut self, key: u32, _out: &mut Output) -> Result<(), OperatorError> {
+        self.last.forget(key);
+        Ok(())
+    }
+
+    fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
+        let last = || keys.iter().map(|key| self.last.get(*key).copied().flatten());
+        let columns: [(&str, ArrayRef, bool); 2] = [
+            ("value", Arc::new(last().map(|last| last?.value).collect::<Float64Array>()), true),
+            ("at_us", Arc::new(last().map(|last| Some(last?.at_us)).collect::<Int64Array>()), true),
         ];
         Ok(vec![RecordBatch::try_from_iter_with_nullable(columns)?])
     }
 
-    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<(), OperatorError> {
-        let shape = || OperatorError::new("the saved state of the deadband has another shape");
-        for batch in &state {
-            let [keys, values, times] = batch.columns() else { return Err(shape()) };
-            let keys = keys.as_string_opt::<i32>().ok_or_else(shape)?;
-            let values = values.as_primitive_opt::<Float64Type>().ok_or_else(shape)?;
-            let times = times.as_primitive_opt::<Int64Type>().ok_or_else(shape)?;
-            for ((key, value), time) in keys.iter().flatten().zip(values).zip(times.values()) {
-                self.last.insert(key.to_owned(), (value, *time));
-            }
-        }
+    fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
+        let [batch] = state else { return Err(shape()) };
+        let [values, times] = batch.columns() else { return Err(shape()) };
+        let values = values.as_primitive_opt::<Float64Type>().ok_or_else(shape)?;
+        let times = times.as_primitive_opt::<Int64Type>().ok_or_else(shape)?;
+        self.last.load(values.iter().zip(times).map(|(value, at_us)| Some(Last { value, at_us: at_us? })));
         Ok(())
     }
 }

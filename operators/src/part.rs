@@ -1,10 +1,11 @@
 //! What the build functions of operators share.
 
 use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::Field;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::Input;
-use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::schema::{StreamSchema, type_name};
 use tidegate_engine::template::display;
 use tidegate_engine::topology::node::NodeConfig;
 
@@ -52,6 +53,38 @@ pub(crate) fn named_columns(
         }
     }
     found
+}
+
+/// The same for columns that must be numbers.
+pub(crate) fn number_columns(
+    config: &NodeConfig,
+    key: &str,
+    stream: &StreamSchema,
+    out: &mut Vec<Diagnostic>,
+) -> Vec<usize> {
+    let found = named_columns(config, key, stream, out);
+    for field in found.iter().filter_map(|index| stream.columns.fields().get(*index)) {
+        if !field.data_type().is_numeric() {
+            let texts = config.table.texts(key);
+            let span = texts.iter().find(|text| text.value == *field.name()).map(|text| text.span.clone());
+            let (name, found) = (field.name(), type_name(field.data_type()));
+            let message = format!("`{name}` is {found}, but `{key}` of `{}` takes numbers", config.name);
+            out.push(Diagnostic::error("TG-X003", message).at(span.unwrap_or_default()));
+        }
+    }
+    found
+}
+
+/// Refuses two columns of one name in what the node gives; `key` is where it
+/// was made so.
+pub(crate) fn check_names(config: &NodeConfig, key: &str, columns: &[Field], out: &mut Vec<Diagnostic>) {
+    for (index, column) in columns.iter().enumerate() {
+        if columns.iter().take(index).any(|earlier| earlier.name() == column.name()) {
+            let message = format!("two columns of `{}` are called `{}`", config.name, column.name());
+            let diagnostic = Diagnostic::error("TG-T009", message).at(config.table.span_of(key));
+            out.push(diagnostic.help("give the one that comes in another name with a `project` before"));
+        }
+    }
 }
 
 /// The key of each row as text. Several columns are joined by `/`, with a `\`

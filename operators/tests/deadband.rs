@@ -58,3 +58,38 @@ fn percent_and_the_longest_silence() {
     ];
     assert_eq!(seconds(text, &rows), ["a 00", "a 02", "a 12"]);
 }
+
+#[test]
+fn no_change_goes_on_within_the_shortest_interval() {
+    let text = "[operator.d]\ntype = \"deadband\"\nfrom = \"rows\"\ncolumn = \"value\"\nabsolute = 1\nmin_interval = \"5s\"\n";
+    let rows: Vec<TestRow> = vec![
+        ("a", 0.0, Some(0.0)),
+        ("a", 4.0, Some(9.0)),
+        ("a", 4.5, None),
+        // Five seconds later it is still another value; then it has not changed since.
+        ("a", 5.0, Some(9.0)),
+        ("a", 9.0, Some(1.0)),
+        ("a", 10.0, Some(9.0)),
+        ("a", 11.0, Some(0.0)),
+    ];
+    assert_eq!(seconds(text, &rows), ["a 00", "a 05", "a 11"]);
+}
+
+#[test]
+fn rows_are_judged_in_event_time_order() {
+    let text = "[operator.d]\ntype = \"deadband\"\nfrom = \"rows\"\nkey = [\"key\"]\ncolumn = \"value\"\nabsolute = 1.0\n";
+    // In order of arrival 3.0 would be a change from 1.0, and 2.9 none.
+    let rows =
+        batch(&[("a", 1.0, Some(1.0)), ("a", 3.0, Some(3.0)), ("a", 2.0, Some(2.9)), ("b", 5.0, None)]);
+    for manner in manners(2.0) {
+        let lines = run(text, &rows, manner);
+        let values = lines[0].iter().map(|line| line.split(' ').nth(2).expect("a value"));
+        assert_eq!(values.collect::<Vec<_>>(), ["1.0", "2.9", "-"], "{manner:?}");
+        assert_eq!(lines[1], Vec::<String>::new(), "{manner:?}");
+    }
+    // Without a delay the row at 2 is older than one that was judged.
+    for manner in manners(0.0) {
+        let lines = run(text, &rows, manner);
+        assert_eq!((lines[0].len(), lines[1].len()), (3, 1), "{manner:?}");
+    }
+}
