@@ -3,6 +3,7 @@
 
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
+mod changed;
 mod deadband;
 mod dedup;
 #[cfg(test)]
@@ -25,8 +26,17 @@ pub use rule::TRIGGER;
 pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
-pub const OPERATORS: &[Row<BuildOperator>] =
-    &[deadband::ROW, dedup::ROW, filter::ROW, project::ROW, route::ROW, sort::ROW, union::ROW, window::ROW];
+pub const OPERATORS: &[Row<BuildOperator>] = &[
+    changed::ROW,
+    deadband::ROW,
+    dedup::ROW,
+    filter::ROW,
+    project::ROW,
+    route::ROW,
+    sort::ROW,
+    union::ROW,
+    window::ROW,
+];
 
 /// Every `[table.x] type = …` that is made from a stream.
 pub const TABLES: &[Row<BuildTable>] = &[latest::ROW];

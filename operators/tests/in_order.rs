@@ -120,3 +120,24 @@ fn dedup_remembers_for_as_long_as_rows_may_come() {
     assert_eq!(shorts(&all[0]), ["x 0.5 1", "y 4.4 2", "x 4.5 6"]);
     assert_eq!(shorts(&all[2]), ["x 0.45 3", "x 4.4 4", "y 8.3 5"]);
 }
+
+#[test]
+fn changed_compares_with_the_row_before_in_event_time() {
+    let text = "[operator.c]\ntype = \"changed\"\nfrom = \"rows\"\nkey = [\"key\"]\ncolumns = [\"value\"]\n";
+    let rows: [TestRow; 8] = [
+        ("a", 1.0, Some(1.0)),
+        // Between two equal values comes another one, later.
+        ("a", 3.0, Some(1.0)),
+        ("a", 2.0, Some(2.0)),
+        ("b", 3.0, Some(1.0)),
+        ("a", 4.0, None),
+        ("a", 5.0, None),
+        ("b", 5.0, Some(1.0)),
+        ("a", 6.0, Some(1.0)),
+    ];
+    assert_eq!(lines(text, &rows, 1.0), ["a 1 1", "a 2 2", "a 3 1", "b 3 1", "a 4 -", "a 6 1"]);
+    // All columns but key and time are watched if none is named.
+    let all = "[operator.c]\ntype = \"changed\"\nfrom = \"rows\"\nkey = [\"key\"]\n";
+    let rows: [TestRow; 3] = [("a", 1.0, Some(1.0)), ("a", 2.0, Some(1.0)), ("a", 3.0, Some(1.5))];
+    assert_eq!(lines(all, &rows, 0.0), ["a 1 1", "a 3 1.5"]);
+}
