@@ -11,6 +11,7 @@ mod disturbed;
 pub mod expression;
 mod filter;
 mod in_order;
+mod lag;
 mod latest;
 mod narrow;
 mod part;
@@ -31,6 +32,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     deadband::ROW,
     dedup::ROW,
     filter::ROW,
+    lag::ROW,
     project::ROW,
     route::ROW,
     sort::ROW,

@@ -141,3 +141,39 @@ fn changed_compares_with_the_row_before_in_event_time() {
     let rows: [TestRow; 3] = [("a", 1.0, Some(1.0)), ("a", 2.0, Some(1.0)), ("a", 3.0, Some(1.5))];
     assert_eq!(lines(all, &rows, 0.0), ["a 1 1", "a 3 1.5"]);
 }
+
+#[test]
+fn lag_looks_back_on_rows_of_the_same_key() {
+    let text = "[operator.l]\ntype = \"lag\"\nfrom = \"rows\"\nkey = [\"key\"]\ncolumns = [\"value\"]\nadd = [\"previous\", \"delta\", \"rate\"]\n";
+    let rows: [TestRow; 7] = [
+        ("a", 1.0, Some(10.0)),
+        ("a", 5.0, Some(20.0)),
+        ("b", 5.0, Some(1.0)),
+        ("a", 3.0, Some(11.0)),
+        ("a", 5.0, Some(26.0)),
+        ("b", 6.0, None),
+        ("b", 8.0, Some(3.0)),
+    ];
+    let expected = [
+        "a 1 10 - - -",
+        "a 3 11 10 1 0.5",
+        "a 5 20 11 9 4.5",
+        "b 5 1 - - -",
+        // No time has passed, so there is no pace.
+        "a 5 26 20 6 -",
+        "b 6 - 1 - -",
+        "b 8 3 - - -",
+    ];
+    assert_eq!(lines(text, &rows, 2.0), expected);
+}
+
+#[test]
+fn lag_of_several_rows_and_of_whole_numbers_and_text() {
+    let text = "[operator.l]\ntype = \"lag\"\nfrom = \"rows\"\ncolumns = [\"key\", \"n\"]\nrows = 2\n";
+    let rows: [TestRow; 4] =
+        [("a", 1.0, Some(1.0)), ("b", 2.0, Some(2.0)), ("c", 3.0, Some(4.0)), ("d", 4.0, Some(-8.0))];
+    assert_eq!(lines(text, &rows, 0.0), ["a 1 1 - -", "b 2 2 - -", "c 3 4 a 1", "d 4 -8 b 2"]);
+    let text =
+        "[operator.l]\ntype = \"lag\"\nfrom = \"rows\"\ncolumns = [\"n\"]\nrows = 3\nadd = \"delta\"\n";
+    assert_eq!(lines(text, &rows, 0.0)[3], "d 4 -8 -9");
+}
