@@ -9,6 +9,7 @@ mod dedup;
 #[cfg(test)]
 mod disturbed;
 pub mod expression;
+mod fill;
 mod filter;
 mod in_order;
 mod lag;
@@ -31,6 +32,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     changed::ROW,
     deadband::ROW,
     dedup::ROW,
+    fill::ROW,
     filter::ROW,
     lag::ROW,
     project::ROW,

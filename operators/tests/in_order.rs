@@ -177,3 +177,48 @@ fn lag_of_several_rows_and_of_whole_numbers_and_text() {
         "[operator.l]\ntype = \"lag\"\nfrom = \"rows\"\ncolumns = [\"n\"]\nrows = 3\nadd = \"delta\"\n";
     assert_eq!(lines(text, &rows, 0.0)[3], "d 4 -8 -9");
 }
+
+const FILL: &str = "[operator.f]\ntype = \"fill\"\nfrom = \"rows\"\nkey = [\"key\"]\ncolumns = [\"value\"]\nevery = \"2s\"\nmax_gap = \"5s\"\n";
+
+/// Time, key, value as `a 2 1.5`, in order of key, then time.
+fn filled(kind: &str, rows: &[TestRow], delay_s: f64) -> Vec<String> {
+    let mut made: Vec<(String, u64, String)> = ports(&format!("{FILL}kind = \"{kind}\"\n"), rows, delay_s)[0]
+        .iter()
+        .map(|line| {
+            let parts: Vec<&str> = line.split(' ').collect();
+            (parts[1].to_owned(), seconds(parts[0]).parse().expect("whole seconds"), seconds(parts[2]))
+        })
+        .collect();
+    made.sort();
+    made.into_iter().map(|(key, at, value)| format!("{key} {at} {value}")).collect()
+}
+
+const SPARSE: [TestRow; 8] = [
+    ("a", 1.0, Some(10.0)),
+    ("b", 2.0, Some(1.0)),
+    ("a", 5.0, Some(30.0)),
+    ("a", 4.0, Some(20.0)),
+    // Two at one time: the second one counts.
+    ("a", 8.0, Some(0.0)),
+    ("a", 8.0, Some(60.0)),
+    // More than five seconds later.
+    ("a", 15.0, Some(7.0)),
+    ("b", 14.5, Some(5.0)),
+];
+
+#[test]
+fn fill_with_the_previous_value_reaches_as_far_as_the_gap() {
+    let expected = [
+        "a 2 10", "a 4 20", "a 6 30", "a 8 60", "a 10 60", "a 12 60", // 14 is six seconds after 8.
+        "b 2 1", "b 4 1", "b 6 1",
+    ];
+    assert_eq!(filled("previous", &SPARSE, 1.0), expected);
+}
+
+#[test]
+fn fill_on_the_line_between_two_values() {
+    // a: 10 at 1, 20 at 4, 30 at 5, then 0 and 60 at 8: a line leads to the first of two values, and where
+    // they are the last one counts; then a gap.
+    let expected = ["a 2 13.333333333333332", "a 4 20", "a 6 20", "a 8 60", "b 2 1"];
+    assert_eq!(filled("linear", &SPARSE, 1.0), expected);
+}
