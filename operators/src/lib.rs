@@ -14,6 +14,7 @@ mod filter;
 mod in_order;
 mod lag;
 mod latest;
+mod limit_rate;
 mod narrow;
 mod part;
 mod project;
@@ -35,6 +36,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     fill::ROW,
     filter::ROW,
     lag::ROW,
+    limit_rate::ROW,
     project::ROW,
     route::ROW,
     sort::ROW,

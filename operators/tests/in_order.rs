@@ -222,3 +222,22 @@ fn fill_on_the_line_between_two_values() {
     let expected = ["a 2 13.333333333333332", "a 4 20", "a 6 20", "a 8 60", "b 2 1"];
     assert_eq!(filled("linear", &SPARSE, 1.0), expected);
 }
+
+#[test]
+fn limit_rate_lets_so_many_through_in_any_such_time() {
+    let text = "[operator.l]\ntype = \"limit_rate\"\nfrom = \"rows\"\nkey = [\"key\"]\nrate = \"2/m\"\n";
+    let rows: [TestRow; 8] = [
+        ("a", 50.0, Some(1.0)),
+        ("a", 55.0, Some(2.0)),
+        ("b", 55.0, Some(3.0)),
+        // In another minute of the clock, but not a minute later.
+        ("a", 65.0, Some(4.0)),
+        ("a", 109.9, Some(5.0)),
+        ("a", 110.0, Some(6.0)),
+        ("a", 111.0, Some(7.0)),
+        ("a", 115.0, Some(8.0)),
+    ];
+    let all = ports(text, &rows, 0.0);
+    assert_eq!(shorts(&all[0]), ["a 50 1", "a 55 2", "b 55 3", "a 110 6", "a 115 8"]);
+    assert_eq!(shorts(&all[2]), ["a 65 4", "a 109.9 5", "a 111 7"]);
+}
