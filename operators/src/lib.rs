@@ -20,6 +20,7 @@ mod part;
 mod project;
 mod route;
 mod rule;
+mod sample;
 mod sort;
 mod tasks;
 mod union;
@@ -39,6 +40,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     limit_rate::ROW,
     project::ROW,
     route::ROW,
+    sample::ROW,
     sort::ROW,
     union::ROW,
     window::ROW,

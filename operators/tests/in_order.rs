@@ -241,3 +241,26 @@ fn limit_rate_lets_so_many_through_in_any_such_time() {
     assert_eq!(shorts(&all[0]), ["a 50 1", "a 55 2", "b 55 3", "a 110 6", "a 115 8"]);
     assert_eq!(shorts(&all[2]), ["a 65 4", "a 109.9 5", "a 111 7"]);
 }
+
+#[test]
+fn sample_takes_each_third_row_or_a_share_of_the_keys() {
+    let text = "[operator.s]\ntype = \"sample\"\nfrom = \"rows\"\nkey = [\"key\"]\nevery = 3\n";
+    let rows: [TestRow; 6] = [
+        ("a", 2.0, Some(2.0)),
+        ("a", 1.0, Some(1.0)),
+        ("b", 2.0, Some(3.0)),
+        ("a", 3.0, Some(4.0)),
+        ("a", 4.0, Some(5.0)),
+        ("a", 5.0, Some(6.0)),
+    ];
+    assert_eq!(lines(text, &rows, 1.0), ["a 1 1", "b 2 3", "a 4 5"]);
+    let keys = ["k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7", "k8", "k9"];
+    let rows: Vec<TestRow> = (0..40).map(|n| (keys[n % 10], n as f64, Some(n as f64))).collect();
+    let text = "[operator.s]\ntype = \"sample\"\nfrom = \"rows\"\nkey = [\"key\"]\nshare = 0.5\n";
+    let through = lines(text, &rows, 0.0);
+    let taken: Vec<&&str> =
+        keys.iter().filter(|key| through.iter().any(|line| line.starts_with(*key))).collect();
+    // For these, Python's xxhash.xxh3_64_intdigest(key) is below 2**63.
+    assert_eq!(taken, [&"k3", &"k9"]);
+    assert_eq!(through.len(), 4 * taken.len(), "all rows of a key or none");
+}
