@@ -23,6 +23,7 @@ mod rule;
 mod sample;
 mod sort;
 mod tasks;
+mod top;
 mod union;
 mod window;
 
@@ -42,6 +43,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     route::ROW,
     sample::ROW,
     sort::ROW,
+    top::ROW,
     union::ROW,
     window::ROW,
 ];

@@ -13,7 +13,11 @@
 
 mod kit;
 
-use kit::{TestRow, batch, manners, run, sorted};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use kit::{TestRow, batch, build, manners, run, sorted};
+use tidegate_engine::operator::Output;
+use tidegate_engine::time::Time;
 
 /// The lines of each port, which are the same in every manner.
 fn ports(text: &str, rows: &[TestRow], delay_s: f64) -> Vec<Vec<String>> {
@@ -263,4 +267,88 @@ fn sample_takes_each_third_row_or_a_share_of_the_keys() {
     // For these, Python's xxhash.xxh3_64_intdigest(key) is below 2**63.
     assert_eq!(taken, [&"k3", &"k9"]);
     assert_eq!(through.len(), 4 * taken.len(), "all rows of a key or none");
+}
+
+#[test]
+fn top_keeps_the_best_of_each_window() {
+    let text = "[operator.t]\ntype = \"top\"\nfrom = \"rows\"\nkey = [\"key\"]\nby = \"value\"\nrows = 2\nsize = \"10s\"\n";
+    let rows: [TestRow; 10] = [
+        ("a", 1.0, Some(5.0)),
+        ("a", 2.0, Some(9.0)),
+        ("b", 3.0, None),
+        // As large as the one at 1, but later.
+        ("a", 6.0, Some(5.0)),
+        ("a", 4.0, Some(7.0)),
+        ("b", 9.0, Some(-1.0)),
+        ("a", 10.0, Some(1.0)),
+        // Its window is open until 12.
+        ("b", 8.0, Some(-2.0)),
+        ("a", 12.5, Some(2.0)),
+        // And closed now.
+        ("a", 9.0, Some(100.0)),
+    ];
+    let all = ports(text, &rows, 2.0);
+    assert_eq!(
+        sorted(shorts(&all[0])),
+        ["a 10 1 2", "a 12.5 2 1", "a 2 9 1", "a 4 7 2", "b 8 -2 2", "b 9 -1 1"]
+    );
+    assert_eq!(shorts(&all[1]), ["a 9 100"]);
+    let smallest = text.replace("rows = 2", "rows = 1\norder = \"smallest\"");
+    assert_eq!(sorted(lines(&smallest, &rows, 2.0)), ["a 1 5 1", "a 10 1 1", "b 8 -2 1"]);
+}
+
+#[test]
+fn a_row_that_cannot_be_compared_is_rejected_and_its_neighbours_are_not() {
+    let text = "[operator.t]\ntype = \"top\"\nfrom = \"rows\"\nby = \"100 / n\"\nrows = 1\nsize = \"10s\"\n";
+    let rows: [TestRow; 3] = [("a", 1.0, Some(5.0)), ("a", 2.0, Some(0.0)), ("a", 3.0, Some(4.0))];
+    let all = ports(text, &rows, 0.0);
+    assert_eq!(shorts(&all[0]), ["a 3 4 1"]);
+    assert_eq!(all[2].len(), 1);
+    assert!(all[2][0].to_lowercase().contains("divide"), "{}", all[2][0]);
+}
+
+/// Times of the rows on the main port, in microseconds.
+fn times_us(out: &mut Output, time: usize) -> Vec<i64> {
+    let main = out.drain().filter(|(port, _)| *port == 0);
+    let times = |(_, batch): (usize, RecordBatch)| {
+        batch.column(time).as_primitive::<TimestampMicrosecondType>().values().to_vec()
+    };
+    main.flat_map(times).collect()
+}
+
+#[test]
+fn readers_are_told_no_watermark_that_a_row_breaks_later() {
+    let fill = |kind: &str| format!("{FILL}kind = \"{kind}\"\n");
+    let top = "[operator.t]\ntype = \"top\"\nfrom = \"rows\"\nkey = [\"key\"]\nby = \"value\"\nrows = 2\nsize = \"7s\"\n";
+    let sort = "[operator.s]\ntype = \"sort\"\nfrom = \"rows\"\nbound = \"3s\"\n";
+    let lag = "[operator.l]\ntype = \"lag\"\nfrom = \"rows\"\ncolumns = [\"value\"]\n";
+    // How far behind its input's an operator's watermark may be: a window, a gap and a step, a bound.
+    for (text, behind_s) in [
+        (fill("linear"), 7.0),
+        (fill("previous"), 0.0),
+        (top.into(), 7.0),
+        (sort.into(), 3.0),
+        (lag.into(), 0.0),
+    ] {
+        let mut part = build(&text);
+        let time = part.ports[0].stream.time.expect("event time");
+        let (mut out, mut told_us, mut emitted) = (Output::default(), i64::MIN, 0);
+        for step in 0..400_u32 {
+            // Three keys, one of them with long gaps; event time is up to a second ahead of the watermark.
+            let at = f64::from(step) / 4.0 + f64::from(step * 7 % 5) / 4.0;
+            let key = ["a", "b", if step % 50 == 0 { "c" } else { "a" }][step as usize % 3];
+            part.operator.on_batch(0, &batch(&[(key, at, Some(at))]), &mut out).expect("takes rows");
+            let watermark = Time(i64::from(step) * 250_000);
+            part.operator.on_watermark(watermark, &mut out).expect("takes a watermark");
+            let times = times_us(&mut out, time);
+            emitted += times.len();
+            assert!(times.iter().all(|at_us| *at_us >= told_us), "{text}\n{times:?} after {told_us}");
+            let now_us = part.operator.output_watermark(watermark).0;
+            assert!(now_us >= told_us, "{text}\nthe watermark goes back");
+            told_us = now_us;
+            let behind_us = (behind_s * 1e6) as i64;
+            assert!(step < 60 || told_us >= watermark.0 - behind_us, "{text}\n{told_us} at {watermark}");
+        }
+        assert!(emitted > 20, "{text}\n{emitted} rows");
+    }
 }
