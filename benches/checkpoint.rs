@@ -38,7 +38,8 @@ use tidegate_engine::topology::parse::parse;
 use tidegate_operators::expression::SqlExpressions;
 
 const KEYS: u64 = 1_200_000;
-const ROWS: u64 = 12_000_000;
+/// Enough that writing the state for the first time is a small part of a run.
+const ROWS: u64 = 36_000_000;
 const RUNS: usize = 5;
 
 const TOPOLOGY: &str = r#"
@@ -152,6 +153,9 @@ fn stalls() {
         longest
     };
     add(&mut window, KEYS);
+    let started = now();
+    drop(window.changes().expect("reports").expect("it is large"));
+    println!("first report of {KEYS} keys: {} ms", started.elapsed().as_millis());
     let started = now();
     let state = window.snapshot().expect("snapshots");
     println!("state of {KEYS} keys, {} MB", bytes(&state) / 1_000_000);

@@ -33,6 +33,11 @@ struct Discard;
 
 #[async_trait]
 impl Sink for Discard {
+    /// It keeps no row.
+    fn upserts(&self) -> bool {
+        true
+    }
+
     fn delivery(&self) -> Delivery {
         Delivery::Local
     }

@@ -103,6 +103,10 @@ impl Sqlite {
 
 #[async_trait]
 impl Remote for Sqlite {
+    fn upserts(&self) -> bool {
+        !self.table.key.is_empty()
+    }
+
     async fn connect(&mut self) -> Result<u64, RemoteError> {
         self.connection = None;
         let path = self.path.clone();

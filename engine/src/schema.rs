@@ -19,6 +19,9 @@ pub struct StreamSchema {
     /// Microseconds to add to that column: event time of a window's result is
     /// its `window_end` less one, so that windows over windows nest exactly.
     pub time_shift_us: i64,
+    /// A row may be replaced by a later one: a window's running results and
+    /// corrections. Only readers that know of it may read them.
+    pub revises: bool,
 }
 
 impl StreamSchema {
@@ -28,7 +31,7 @@ impl StreamSchema {
     #[must_use]
     pub fn new(fields: Vec<Field>, time: Option<&str>) -> StreamSchema {
         let time = time.and_then(|name| fields.iter().position(|field| field.name() == name));
-        StreamSchema { columns: Arc::new(Schema::new(fields)), time, time_shift_us: 0 }
+        StreamSchema { columns: Arc::new(Schema::new(fields)), time, time_shift_us: 0, revises: false }
     }
 
     /// Event times of a batch in microseconds, and which of them are NULL.

@@ -51,6 +51,12 @@ pub trait Sink: Send {
         Delivery::AtLeastOnce
     }
 
+    /// Whether a row replaces an earlier one of its key, so that results may be
+    /// given several times.
+    fn upserts(&self) -> bool {
+        false
+    }
+
     /// Where rows go that are refused after `flush` has returned; called once,
     /// before `open`. What `write` and `flush` say was refused needs no help.
     fn set_dead_letters(&mut self, _dead: DeadLetters) {}

@@ -9,8 +9,34 @@ use tidegate_engine::schema::{StreamSchema, type_name};
 use tidegate_engine::template::display;
 use tidegate_engine::topology::node::NodeConfig;
 
-/// The one input of an operator that takes one.
+/// The one input of an operator that takes one, whose rows stand.
 pub(crate) fn only_input<'a>(config: &NodeConfig, inputs: &'a [Input]) -> Result<&'a Input, ConfigError> {
+    let input = only_input_or_changes(config, inputs)?;
+    rows_that_stand(config, input)?;
+    Ok(input)
+}
+
+/// Refuses rows that later ones may replace.
+pub(crate) fn rows_that_stand(config: &NodeConfig, input: &Input) -> Result<(), ConfigError> {
+    if !input.stream.revises {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` gives results again when they change, which `{}` cannot take back",
+        input.name, config.name
+    );
+    let diagnostic = Diagnostic::error("TG-T012", message).at(config.table.span_of("from"));
+    Err(diagnostic
+        .help("leave `early` and `allowed_lateness` out there, or read another window over the same rows")
+        .into())
+}
+
+/// The one input of an operator that takes one, also where its rows may be
+/// replaced by later ones.
+pub(crate) fn only_input_or_changes<'a>(
+    config: &NodeConfig,
+    inputs: &'a [Input],
+) -> Result<&'a Input, ConfigError> {
     match inputs {
         [input] => Ok(input),
         others => {

@@ -11,7 +11,7 @@ use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::narrow::{narrow, reject_rows};
-use crate::part::only_input;
+use crate::part::only_input_or_changes;
 
 const KEYS: &[Key] = &[required(
     "select",
@@ -34,7 +34,7 @@ select = ["*", "value * 2 AS doubled"]
 const REJECTS_PORT: usize = 1;
 
 fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
-    let input = only_input(config, inputs)?;
+    let input = only_input_or_changes(config, inputs)?;
     let scope = Scope::of(&input.stream.columns);
     let mut diagnostics = Vec::new();
     let mut columns: Vec<Selected> = Vec::new();
@@ -68,6 +68,7 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         .map(|column| column.field.name().clone());
     let mut stream = StreamSchema::new(fields, time.as_deref());
     stream.time_shift_us = input.stream.time_shift_us;
+    stream.revises = input.stream.revises;
     let ports = vec![
         Port { name: String::new(), stream: stream.clone() },
         Port { name: "rejects".into(), stream: rejects_schema() },

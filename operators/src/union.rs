@@ -38,6 +38,7 @@ fn build(
         }
         stream = widen(&stream, &other.stream);
     }
+    stream.revises = inputs.iter().any(|input| input.stream.revises);
     let ports = vec![Port { name: String::new(), stream: stream.clone() }];
     Ok(OperatorPart { operator: Box::new(Union { stream }), ports })
 }

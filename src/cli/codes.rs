@@ -96,6 +96,12 @@ pub(super) const CODES: &[Code] = &[
         "[source.rows]  type = \"file\"  unique = [\"id\"]",
         "[source.rows]  type = \"mqtt\"  unique = [\"id\"]",
     ),
+    code(
+        "TG-T012",
+        "results that are given several times are read by a node that cannot take them back",
+        "[operator.load]  early = \"10s\"  [sink.out]  type = \"file\"  from = \"load\"",
+        "[sink.out]  type = \"file\"  from = \"load\"  accept_changes = true",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),

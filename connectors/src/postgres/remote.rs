@@ -132,6 +132,10 @@ impl Postgres {
 
 #[async_trait]
 impl Remote for Postgres {
+    fn upserts(&self) -> bool {
+        !self.table.key.is_empty()
+    }
+
     async fn connect(&mut self) -> Result<u64, RemoteError> {
         self.client = None;
         self.client = Some(self.server.connect().await?);

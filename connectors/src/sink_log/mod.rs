@@ -81,6 +81,11 @@ pub(crate) trait Remote: Send + 'static {
     /// Sets the marker and commits, durably.
     async fn commit(&mut self, epoch: u64) -> Result<(), RemoteError>;
 
+    /// As `Sink::upserts`.
+    fn upserts(&self) -> bool {
+        false
+    }
+
     /// How long a transaction is kept open for further epochs; `None`: it ends
     /// with what is there now.
     fn roll(&self) -> Option<Roll> {
@@ -250,6 +255,10 @@ async fn with_shelf<T: Send + 'static>(
 
 #[async_trait]
 impl Sink for SinkLog {
+    fn upserts(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.upserts())
+    }
+
     fn delivery(&self) -> sink::Delivery {
         sink::Delivery::ExactlyOnce
     }

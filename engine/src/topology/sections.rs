@@ -51,6 +51,12 @@ pub const SINK_KEYS: &[Key] = &[
         "rows wait on disk while the peer is away (store and forward)",
     ),
     optional("retry", Kind::Table(RETRY_KEYS), "how a peer that is away is tried again"),
+    optional(
+        "accept_changes",
+        Kind::Bool,
+        "takes results that are given several times (`early`, `allowed_lateness`) as rows of their own; a sink that replaces rows by key needs no word",
+    )
+    .aside(),
 ];
 
 /// Keys that every table has.

@@ -4,18 +4,20 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, GroupsAccumulator};
+use datafusion::logical_expr::{Accumulator, Expr, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::expression::{Expression, Scope, Selected};
+use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::topology::value::Text;
 
 use super::compile::{SqlExpressions, output_name, simplified, to_df_schema};
 use super::locate;
+use super::over_time::takes_time;
 
 /// One aggregate function with its arguments, over the input's columns.
 #[derive(Clone, Debug)]
@@ -47,6 +49,11 @@ impl AggregateColumn {
         Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
     }
 
+    /// An accumulator for one group.
+    pub(crate) fn single(&self) -> datafusion::error::Result<Box<dyn Accumulator>> {
+        self.function.create_accumulator()
+    }
+
     /// Type of its result.
     pub(crate) fn result_field(&self) -> FieldRef {
         self.function.field()
@@ -71,10 +78,13 @@ pub(crate) struct AggregateSelect {
 pub(crate) fn compile_aggregates(
     sql: &SqlExpressions,
     select: &[&Text],
-    input: &SchemaRef,
+    input: &StreamSchema,
     keys: &[FieldRef],
 ) -> Result<AggregateSelect, Vec<Diagnostic>> {
-    let mut compiler = Compiler { sql, input, found: Vec::new(), aggregates: Vec::new() };
+    let time =
+        input.time.and_then(|index| input.columns.fields().get(index)).map(|field| field.name().as_str());
+    let mut compiler =
+        Compiler { sql, input: &input.columns, time, found: Vec::new(), aggregates: Vec::new() };
     let mut diagnostics = Vec::new();
     let mut items = Vec::new();
     for text in select {
@@ -134,6 +144,8 @@ fn over_result(
 struct Compiler<'a> {
     sql: &'a SqlExpressions,
     input: &'a SchemaRef,
+    /// The column of event time.
+    time: Option<&'a str>,
     found: Vec<Expr>,
     aggregates: Vec<AggregateColumn>,
 }
@@ -152,14 +164,26 @@ impl Compiler<'_> {
                 return Ok(Transformed::no(node));
             }
             let index = self.aggregate(node, &scope)?;
-            let column = Expr::Column(datafusion::common::Column::new_unqualified(placeholder(index)));
+            let column = Expr::Column(Column::new_unqualified(placeholder(index)));
             Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
         });
         let replaced = replaced.map_err(|error| locate::diagnose(&error, text, &scope, self.sql.state()))?;
         Ok((name, replaced.data))
     }
 
+    /// Functions over time are given the event time where the file names none.
+    fn with_time(&self, mut node: Expr) -> Expr {
+        if let (Expr::AggregateFunction(function), Some(time)) = (&mut node, self.time)
+            && takes_time(function.func.name())
+            && function.params.args.len() == 1
+        {
+            function.params.args.push(Expr::Column(Column::new_unqualified(time)));
+        }
+        node
+    }
+
     fn aggregate(&mut self, node: Expr, scope: &DFSchema) -> datafusion::error::Result<usize> {
+        let node = self.with_time(node);
         if let Some(index) = self.found.iter().position(|known| *known == node) {
             return Ok(index);
         }

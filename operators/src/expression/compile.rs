@@ -36,7 +36,9 @@ static STATE: LazyLock<SessionState> = LazyLock::new(|| {
     let mut config = SessionConfig::new().with_information_schema(false);
     // A column is called as the file calls it, capitals included.
     config.options_mut().sql_parser.enable_ident_normalization = false;
-    SessionContext::new_with_config(config).state()
+    let context = SessionContext::new_with_config(config);
+    super::over_time::functions().into_iter().for_each(|function| context.register_udaf(function));
+    context.state()
 });
 
 /// Compiles expressions with DataFusion's parser, types and functions.

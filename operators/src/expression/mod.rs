@@ -5,9 +5,10 @@
 mod aggregate;
 mod compile;
 mod locate;
+mod over_time;
 mod unlike;
 
 pub(crate) use aggregate::{AggregateColumn, AggregateSelect, Plain, compile_aggregates, is_key_type};
 pub use compile::SqlExpressions;
-pub(crate) use compile::{check_size, columns};
+pub(crate) use compile::{CompiledExpression, check_size, columns};
 pub(crate) use locate::locate_in_query;

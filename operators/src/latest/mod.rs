@@ -19,7 +19,7 @@ use tidegate_engine::table::{ReferenceTable, TablePart};
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::part::{named_columns, only_input, require_time};
+use crate::part::{named_columns, only_input_or_changes, require_time};
 use rows::{LastRows, together};
 
 const KEYS: &[Key] = &[
@@ -44,7 +44,7 @@ key  = ["device"]
 const KEYS_WHOLE_MAX: usize = 50_000;
 
 fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Result<TablePart, ConfigError> {
-    let input = only_input(config, inputs)?;
+    let input = only_input_or_changes(config, inputs)?;
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
     let key = named_columns(config, "key", &input.stream, &mut diagnostics);

@@ -2,6 +2,7 @@
 //! that most windows are made of. DataFusion's give their state away when asked
 //! for it. The states are the same as theirs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -18,10 +19,10 @@ use crate::expression::Plain;
 
 /// The state of one aggregate in every group.
 pub(super) trait Direct: Send {
-    /// Adds a value to the group of each row.
+    /// Adds the arguments of each row to its group.
     fn update(
         &mut self,
-        values: &ArrayRef,
+        arguments: &[ArrayRef],
         groups: &[usize],
         filter: Option<&BooleanArray>,
         total: usize,
@@ -39,14 +40,23 @@ pub(super) trait Direct: Send {
         self.merge(states, groups, total)
     }
 
-    /// The states of these groups.
-    fn read(&self, groups: &[usize]) -> Vec<ArrayRef>;
+    /// The states of these groups, which keep them.
+    fn read(&mut self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError>;
+
+    /// The states of groups that stand side by side.
+    fn read_range(&mut self, groups: Range<usize>) -> Result<Vec<ArrayRef>, OperatorError> {
+        self.read(&groups.collect::<Vec<_>>())
+    }
+
+    /// The results of these groups, which must be emptied before they are used
+    /// again.
+    fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError>;
 
     /// The states of all groups; empty afterwards.
-    fn take(&mut self) -> Vec<ArrayRef>;
+    fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError>;
 
     /// The results of all groups; empty afterwards.
-    fn evaluate(&mut self) -> ArrayRef;
+    fn evaluate(&mut self) -> Result<ArrayRef, OperatorError>;
 }
 
 /// The accumulator of an aggregate, if it has one of this kind.
@@ -115,6 +125,13 @@ fn at<T: Copy + Default>(values: &[T], group: usize) -> T {
     values.get(group).copied().unwrap_or_default()
 }
 
+/// As `at` for groups side by side.
+fn copied<T: Copy + Default>(values: &[T], groups: &Range<usize>) -> Vec<T> {
+    let mut copied = values.get(groups.start..groups.end.min(values.len())).unwrap_or_default().to_vec();
+    copied.resize(groups.len(), T::default());
+    copied
+}
+
 /// Values that are folded into one of their kind.
 struct Fold<T: ArrowPrimitiveType, F> {
     values: Vec<T::Native>,
@@ -134,9 +151,8 @@ impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Fol
         self.seen.resize(total, false);
     }
 
-    fn array(&self, values: Vec<T::Native>, seen: Vec<bool>) -> ArrayRef {
-        let nulls = NullBuffer::from(seen);
-        let nulls = (nulls.null_count() > 0).then_some(nulls);
+    fn array(&self, values: Vec<T::Native>, seen: &[bool]) -> ArrayRef {
+        let nulls = seen.contains(&false).then(|| NullBuffer::from(seen));
         Arc::new(PrimitiveArray::<T>::new(values.into(), nulls).with_data_type(self.data_type.clone()))
     }
 }
@@ -144,14 +160,14 @@ impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Fol
 impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Direct for Fold<T, F> {
     fn update(
         &mut self,
-        values: &ArrayRef,
+        arguments: &[ArrayRef],
         groups: &[usize],
         filter: Option<&BooleanArray>,
         total: usize,
     ) -> Result<(), OperatorError> {
         self.grow(total);
         let Fold { values: known, seen, fold, .. } = self;
-        each(column::<T>(Some(values))?, groups, filter, |group, value| {
+        each(column::<T>(arguments.first())?, groups, filter, |group, value| {
             if let (Some(known), Some(seen)) = (known.get_mut(group), seen.get_mut(group)) {
                 *known = if std::mem::replace(seen, true) { fold(*known, value) } else { value };
             }
@@ -160,8 +176,7 @@ impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Dir
     }
 
     fn merge(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<(), OperatorError> {
-        let state = states.first().ok_or_else(|| OperatorError::new("a state without columns"))?;
-        self.update(state, groups, None, total)
+        self.update(states, groups, None, total)
     }
 
     fn empty(&mut self, groups: &[usize], total: usize) {
@@ -171,19 +186,27 @@ impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Dir
         }
     }
 
-    fn read(&self, groups: &[usize]) -> Vec<ArrayRef> {
+    fn read(&mut self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(vec![self.finish(groups)?])
+    }
+
+    fn read_range(&mut self, groups: Range<usize>) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(vec![self.array(copied(&self.values, &groups), &copied(&self.seen, &groups))])
+    }
+
+    fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
         let values = groups.iter().map(|group| at(&self.values, *group)).collect();
-        let seen = groups.iter().map(|group| at(&self.seen, *group)).collect();
-        vec![self.array(values, seen)]
+        let seen: Vec<bool> = groups.iter().map(|group| at(&self.seen, *group)).collect();
+        Ok(self.array(values, &seen))
     }
 
-    fn take(&mut self) -> Vec<ArrayRef> {
-        vec![self.evaluate()]
+    fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(vec![self.evaluate()?])
     }
 
-    fn evaluate(&mut self) -> ArrayRef {
+    fn evaluate(&mut self) -> Result<ArrayRef, OperatorError> {
         let (values, seen) = (std::mem::take(&mut self.values), std::mem::take(&mut self.seen));
-        self.array(values, seen)
+        Ok(self.array(values, &seen))
     }
 }
 
@@ -196,7 +219,7 @@ struct Count {
 impl Direct for Count {
     fn update(
         &mut self,
-        values: &ArrayRef,
+        arguments: &[ArrayRef],
         groups: &[usize],
         filter: Option<&BooleanArray>,
         total: usize,
@@ -204,7 +227,8 @@ impl Direct for Count {
         self.counts.resize(total, 0);
         let counts = &mut self.counts;
         let mut add = |group: usize| counts.get_mut(group).into_iter().for_each(|count| *count += 1);
-        match (values.logical_nulls().filter(|nulls| nulls.null_count() > 0), filter) {
+        let nulls = arguments.first().and_then(|values| values.logical_nulls());
+        match (nulls.filter(|nulls| nulls.null_count() > 0), filter) {
             (None, None) => groups.iter().for_each(|group| add(*group)),
             (nulls, filter) => {
                 for (row, group) in groups.iter().enumerate() {
@@ -233,16 +257,24 @@ impl Direct for Count {
         }
     }
 
-    fn read(&self, groups: &[usize]) -> Vec<ArrayRef> {
-        vec![Arc::new(Int64Array::from_iter_values(groups.iter().map(|group| at(&self.counts, *group))))]
+    fn read(&mut self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(vec![self.finish(groups)?])
     }
 
-    fn take(&mut self) -> Vec<ArrayRef> {
-        vec![self.evaluate()]
+    fn read_range(&mut self, groups: Range<usize>) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(vec![Arc::new(Int64Array::from(copied(&self.counts, &groups)))])
     }
 
-    fn evaluate(&mut self) -> ArrayRef {
-        Arc::new(Int64Array::from(std::mem::take(&mut self.counts)))
+    fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
+        Ok(Arc::new(Int64Array::from_iter_values(groups.iter().map(|group| at(&self.counts, *group)))))
+    }
+
+    fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(vec![self.evaluate()?])
+    }
+
+    fn evaluate(&mut self) -> Result<ArrayRef, OperatorError> {
+        Ok(Arc::new(Int64Array::from(std::mem::take(&mut self.counts))))
     }
 }
 
@@ -267,8 +299,8 @@ impl Mean {
     }
 
     fn states(counts: Vec<u64>, sums: Vec<f64>) -> Vec<ArrayRef> {
-        let nulls: NullBuffer = counts.iter().map(|count| *count > 0).collect();
-        let nulls = (nulls.null_count() > 0).then_some(nulls);
+        let is_null = |count: &u64| *count == 0;
+        let nulls = counts.iter().any(is_null).then(|| counts.iter().map(|count| !is_null(count)).collect());
         vec![
             Arc::new(UInt64Array::new(counts.into(), nulls.clone())),
             Arc::new(Float64Array::new(sums.into(), nulls)),
@@ -279,13 +311,14 @@ impl Mean {
 impl Direct for Mean {
     fn update(
         &mut self,
-        values: &ArrayRef,
+        arguments: &[ArrayRef],
         groups: &[usize],
         filter: Option<&BooleanArray>,
         total: usize,
     ) -> Result<(), OperatorError> {
         self.grow(total);
-        each(column::<Float64Type>(Some(values))?, groups, filter, |group, value| self.add(group, 1, value));
+        let values = column::<Float64Type>(arguments.first())?;
+        each(values, groups, filter, |group, value| self.add(group, 1, value));
         Ok(())
     }
 
@@ -308,20 +341,33 @@ impl Direct for Mean {
         }
     }
 
-    fn read(&self, groups: &[usize]) -> Vec<ArrayRef> {
+    fn read(&mut self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError> {
         let counts = groups.iter().map(|group| at(&self.counts, *group)).collect();
         let sums = groups.iter().map(|group| at(&self.sums, *group)).collect();
-        Mean::states(counts, sums)
+        Ok(Mean::states(counts, sums))
     }
 
-    fn take(&mut self) -> Vec<ArrayRef> {
-        Mean::states(std::mem::take(&mut self.counts), std::mem::take(&mut self.sums))
+    fn read_range(&mut self, groups: Range<usize>) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(Mean::states(copied(&self.counts, &groups), copied(&self.sums, &groups)))
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "an average of more than 2^53 rows is as exact as that")]
-    fn evaluate(&mut self) -> ArrayRef {
+    fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
+        let group = |group: &usize| mean(at(&self.sums, *group), at(&self.counts, *group));
+        Ok(Arc::new(groups.iter().map(group).collect::<Float64Array>()))
+    }
+
+    fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(Mean::states(std::mem::take(&mut self.counts), std::mem::take(&mut self.sums)))
+    }
+
+    fn evaluate(&mut self) -> Result<ArrayRef, OperatorError> {
         let (counts, sums) = (std::mem::take(&mut self.counts), std::mem::take(&mut self.sums));
-        let mean = |(sum, count): (f64, u64)| (count > 0).then(|| sum / count as f64);
-        Arc::new(sums.into_iter().zip(counts).map(mean).collect::<Float64Array>())
+        let groups = sums.into_iter().zip(counts).map(|(sum, count)| mean(sum, count));
+        Ok(Arc::new(groups.collect::<Float64Array>()))
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "an average of more than 2^53 rows is as exact as that")]
+fn mean(sum: f64, count: u64) -> Option<f64> {
+    (count > 0).then(|| sum / count as f64)
 }

@@ -1,22 +1,46 @@
-//! Where windows lie on the time axis. Pure arithmetic on microseconds:
-//! `[start, end)`, aligned to 1970-01-01T00:00:00Z plus an offset.
+//! Where windows lie on the time axis: `[start, end)`, of one size and a fixed
+//! distance, or days, weeks and months as a clock on the wall shows them. Pure
+//! arithmetic on microseconds.
+
+use std::ops::Range;
+
+use super::calendar::Calendar;
 
 /// Most panes that one row's windows may need: more would make a row cost
 /// thousands of times its due.
-const PANES_MAX: i64 = 4_096;
+pub(super) const PANES_MAX: i64 = 4_096;
+
+/// Windows that lie one behind the other, or overlap. They are made of panes,
+/// which do not overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    shape: Shape,
+    /// A running result is given at each multiple of this.
+    early_us: Option<i64>,
+    /// A window's panes are kept for so long after its end.
+    lateness_us: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// Windows of one size, aligned to 1970-01-01T00:00:00Z plus an offset.
+    Even(Even),
+    /// Days, weeks, months in a time zone.
+    Calendar(Calendar),
+}
 
 /// Windows of one size, starting every `slide`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) size_us: i64,
-    pub(super) slide_us: i64,
+struct Even {
+    size_us: i64,
+    slide_us: i64,
     offset_us: i64,
-    /// Windows are made of panes: the greatest common divisor of size and slide.
-    pub(super) pane_us: i64,
+    /// A common divisor of size and slide, and of the steps of running results.
+    pane_us: i64,
 }
 
 impl Frame {
-    pub(super) fn new(size_us: i64, slide_us: i64, offset_us: i64) -> Result<Frame, String> {
+    pub(super) fn even(size_us: i64, slide_us: i64, offset_us: i64) -> Result<Frame, String> {
         if size_us < 1 || slide_us < 1 {
             return Err("a window is at least 1 µs long".into());
         }
@@ -24,38 +48,147 @@ impl Frame {
             return Err("`slide` is longer than `size`: rows between two windows would vanish".into());
         }
         let pane_us = gcd(size_us, slide_us);
-        if size_us / pane_us > PANES_MAX {
-            let message = "a window of this size and slide consists of";
-            return Err(format!("{message} {} panes; at most {PANES_MAX}", size_us / pane_us));
+        let even = Even { size_us, slide_us, offset_us: offset_us.rem_euclid(slide_us), pane_us };
+        Frame { shape: Shape::Even(even), early_us: None, lateness_us: 0 }.checked()
+    }
+
+    pub(super) fn calendar(calendar: Calendar) -> Frame {
+        Frame { shape: Shape::Calendar(calendar), early_us: None, lateness_us: 0 }
+    }
+
+    /// The same windows, with a running result at each multiple of `early_us`.
+    pub(super) fn with_early(mut self, early_us: i64) -> Result<Frame, String> {
+        if early_us < 1 {
+            return Err("`early` is at least 1 µs".into());
         }
-        Ok(Frame { size_us, slide_us, offset_us: offset_us.rem_euclid(slide_us), pane_us })
+        match &mut self.shape {
+            Shape::Even(even) if early_us >= even.size_us => {
+                return Err("`early` is shorter than the window".into());
+            }
+            Shape::Even(even) => {
+                even.pane_us = gcd(even.pane_us, early_us);
+                even.offset_us = even.offset_us.rem_euclid(even.slide_us);
+            }
+            Shape::Calendar(_) => {}
+        }
+        self.early_us = Some(early_us);
+        self.checked()
     }
 
-    /// Whether each pane is a whole window.
-    pub(super) fn is_tumbling(&self) -> bool {
-        self.size_us == self.slide_us
+    /// The same windows, whose panes are kept for so long after their end.
+    pub(super) fn with_lateness(self, lateness_us: i64) -> Frame {
+        Frame { lateness_us, ..self }
     }
 
-    /// Start of the pane that a row of this time belongs to.
-    pub(super) fn pane_of(&self, time_us: i64) -> i64 {
-        floor(time_us, self.pane_us, self.offset_us)
+    fn checked(self) -> Result<Frame, String> {
+        match self.shape {
+            Shape::Even(Even { size_us, pane_us, .. }) if size_us / pane_us > PANES_MAX => {
+                let message = "a window of this size and slide consists of";
+                Err(format!("{message} {} panes; at most {PANES_MAX}", size_us / pane_us))
+            }
+            Shape::Even(_) | Shape::Calendar(_) => Ok(self),
+        }
     }
 
-    /// Start of the last window that holds this pane.
-    pub(super) fn last_window_of(&self, pane_us: i64) -> i64 {
-        floor(pane_us, self.slide_us, self.offset_us)
+    /// Whether each pane is a whole window, which is given once.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_pane = match self.shape {
+            Shape::Even(even) => even.size_us == even.pane_us,
+            Shape::Calendar(_) => self.early_us.is_none(),
+        };
+        is_pane && self.lateness_us == 0
+    }
+
+    /// Whether a window may be given several times.
+    pub(super) fn revises(&self) -> bool {
+        self.early_us.is_some() || self.lateness_us > 0
+    }
+
+    /// The pane that a row of this time belongs to.
+    pub(super) fn pane_of(&self, time_us: i64) -> Range<i64> {
+        match (&self.shape, self.early_us) {
+            (Shape::Even(even), _) => {
+                let start = floor(time_us, even.pane_us, even.offset_us);
+                start..start.saturating_add(even.pane_us)
+            }
+            (Shape::Calendar(calendar), None) => calendar.period_of(time_us),
+            (Shape::Calendar(calendar), Some(early_us)) => {
+                let period = calendar.period_of(time_us);
+                let start = floor(time_us, early_us, period.start).max(period.start);
+                start..start.saturating_add(early_us).min(period.end)
+            }
+        }
     }
 
     /// Start of the first window that holds this pane: the least that ends after it.
     pub(super) fn first_window_of(&self, pane_us: i64) -> i64 {
-        let earliest = pane_us.saturating_add(self.pane_us).saturating_sub(self.size_us);
-        let start = floor(earliest, self.slide_us, self.offset_us);
-        if start < earliest { start.saturating_add(self.slide_us) } else { start }
+        match &self.shape {
+            Shape::Even(even) => {
+                let earliest = pane_us.saturating_add(even.pane_us).saturating_sub(even.size_us);
+                let start = floor(earliest, even.slide_us, even.offset_us);
+                if start < earliest { start.saturating_add(even.slide_us) } else { start }
+            }
+            Shape::Calendar(calendar) => calendar.period_of(pane_us).start,
+        }
     }
 
-    /// End of the last window that holds this pane: then it is late for all.
+    /// Start of the last window that holds this pane.
+    pub(super) fn last_window_of(&self, pane_us: i64) -> i64 {
+        match &self.shape {
+            Shape::Even(even) => floor(pane_us, even.slide_us, even.offset_us),
+            Shape::Calendar(calendar) => calendar.period_of(pane_us).start,
+        }
+    }
+
+    /// Start of the window behind the one that starts here.
+    pub(super) fn next_window(&self, start_us: i64) -> i64 {
+        match &self.shape {
+            Shape::Even(even) => start_us.saturating_add(even.slide_us),
+            Shape::Calendar(calendar) => calendar.period_of(start_us).end,
+        }
+    }
+
+    /// Starts of the windows that hold this pane, in order.
+    pub(super) fn windows_of(&self, pane_us: i64) -> impl Iterator<Item = i64> + '_ {
+        let last = self.last_window_of(pane_us);
+        let first = Some(self.first_window_of(pane_us));
+        std::iter::successors(first, |start| Some(self.next_window(*start)))
+            .take_while(move |start| *start <= last)
+    }
+
+    /// End of the window that starts here.
+    pub(super) fn end_of(&self, start_us: i64) -> i64 {
+        match &self.shape {
+            Shape::Even(even) => start_us.saturating_add(even.size_us),
+            Shape::Calendar(calendar) => calendar.period_of(start_us).end,
+        }
+    }
+
+    /// End of the last window that holds this pane.
     pub(super) fn last_end_of(&self, pane_us: i64) -> i64 {
-        self.last_window_of(pane_us).saturating_add(self.size_us)
+        self.end_of(self.last_window_of(pane_us))
+    }
+
+    /// Until when the result of the window that starts here may change.
+    pub(super) fn changes_until(&self, start_us: i64) -> i64 {
+        self.end_of(start_us).saturating_add(self.lateness_us)
+    }
+
+    /// Until when rows of this pane count: then they are late for all its windows.
+    pub(super) fn kept_until(&self, pane_us: i64) -> i64 {
+        self.changes_until(self.last_window_of(pane_us))
+    }
+
+    /// The instant at which rows of this pane show in running results.
+    pub(super) fn early_of(&self, pane_us: i64) -> Option<i64> {
+        let early_us = self.early_us?;
+        let pane = self.pane_of(pane_us);
+        Some(match &self.shape {
+            Shape::Even(even) => {
+                floor(pane.end.saturating_sub(1), early_us, even.offset_us).saturating_add(early_us)
+            }
+            Shape::Calendar(_) => pane.end,
+        })
     }
 }
 
@@ -78,36 +211,50 @@ mod tests {
     /// Trap 5 of the semantics: edges.
     #[test]
     fn windows_are_half_open_and_negative_times_floor() {
-        let frame = Frame::new(10 * S, 10 * S, 0).expect("sound");
-        assert_eq!(frame.pane_of(-1), -10 * S);
-        assert_eq!(frame.pane_of(-10 * S), -10 * S);
-        assert_eq!(frame.pane_of(0), 0);
-        assert_eq!(frame.pane_of(10 * S), 10 * S);
+        let frame = Frame::even(10 * S, 10 * S, 0).expect("sound");
+        assert_eq!(frame.pane_of(-1).start, -10 * S);
+        assert_eq!(frame.pane_of(-10 * S), -10 * S..0);
+        assert_eq!(frame.pane_of(0), 0..10 * S);
+        assert_eq!(frame.pane_of(10 * S).start, 10 * S);
         for offset in [3, 13] {
-            let frame = Frame::new(10 * S, 10 * S, offset * S).expect("sound");
-            assert_eq!(frame.pane_of(S), -7 * S);
+            let frame = Frame::even(10 * S, 10 * S, offset * S).expect("sound");
+            assert_eq!(frame.pane_of(S).start, -7 * S);
         }
-        let frame = Frame::new(10 * S, 10 * S, -7 * S).expect("sound");
-        assert_eq!(frame.pane_of(S), -7 * S);
+        let frame = Frame::even(10 * S, 10 * S, -7 * S).expect("sound");
+        assert_eq!(frame.pane_of(S).start, -7 * S);
     }
 
     #[test]
     fn a_hopping_row_lies_in_the_windows_that_hold_it() {
         // Slide 3, width 10: time 0 lies in four windows, time 1 in three.
-        let frame = Frame::new(10 * S, 3 * S, 0).expect("sound");
+        let frame = Frame::even(10 * S, 3 * S, 0).expect("sound");
         let count = |time: i64| {
-            let pane = frame.pane_of(time * S);
-            (frame.last_window_of(pane) - frame.first_window_of(pane)) / frame.slide_us + 1
+            let pane = frame.pane_of(time * S).start;
+            (frame.last_window_of(pane) - frame.first_window_of(pane)) / (3 * S) + 1
         };
         assert_eq!((count(0), count(1)), (4, 3));
         assert_eq!(frame.first_window_of(0), -9 * S);
+        assert_eq!(frame.next_window(-9 * S), -6 * S);
         assert_eq!(frame.last_end_of(0), 10 * S);
     }
 
     #[test]
+    fn running_results_cut_windows_into_panes() {
+        let frame =
+            Frame::even(10 * S, 10 * S, 3 * S).and_then(|frame| frame.with_early(4 * S)).expect("sound");
+        assert_eq!(frame.pane_of(4 * S), 3 * S..5 * S);
+        assert_eq!(frame.early_of(3 * S), Some(7 * S), "3 + 4");
+        assert_eq!(frame.early_of(7 * S), Some(11 * S));
+        assert!(!frame.is_plain() && frame.revises());
+        assert!(Frame::even(10, 10, 0).and_then(|frame| frame.with_early(10)).is_err());
+        let frame = Frame::even(10, 10, 0).expect("sound").with_lateness(5);
+        assert_eq!((frame.last_end_of(0), frame.kept_until(0), frame.is_plain()), (10, 15, false));
+    }
+
+    #[test]
     fn refuses_what_cannot_be_meant() {
-        assert!(Frame::new(0, 1, 0).is_err());
-        assert!(Frame::new(10, 11, 0).is_err());
-        assert!(Frame::new(3_600 * S, 7 * S + 1, 0).is_err(), "thousands of panes");
+        assert!(Frame::even(0, 1, 0).is_err());
+        assert!(Frame::even(10, 11, 0).is_err());
+        assert!(Frame::even(3_600 * S, 7 * S + 1, 0).is_err(), "thousands of panes");
     }
 }

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 
 use tidegate_engine::error::OperatorError;
 
+use super::evaluated::Evaluated;
 use super::open::{Saved, Says, lend};
-use super::pane::{Evaluated, Groups, Layout, Taken};
+use super::pane::{Groups, Layout, Taken};
 
 /// The groups of one pane.
 pub(super) struct Layers {

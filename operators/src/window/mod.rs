@@ -1,49 +1,72 @@
 //! `window`: aggregates over rows that lie together in event time.
 
+mod assigned;
+mod between;
+mod boxed;
+mod calendar;
+mod close;
+mod count;
 mod direct;
+mod evaluated;
 mod frame;
+mod kinds;
 mod layers;
 mod marks;
 mod open;
 mod operator;
 mod pane;
+mod parts;
+mod revisions;
+mod session;
+mod sliding;
+mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::physical_expr::PhysicalExpr;
 use tidegate_engine::catalog::{BuildOperator, Row};
 use tidegate_engine::diagnostic::Diagnostic;
-use tidegate_engine::error::ConfigError;
-use tidegate_engine::operator::{Input, OperatorPart, Port};
+use tidegate_engine::error::{ConfigError, OperatorError};
+use tidegate_engine::expression::{Expression, Scope, compile_condition};
+use tidegate_engine::operator::{Input, Operator, OperatorPart, Port};
 use tidegate_engine::schema::{StreamSchema, rejects_schema, type_name};
 use tidegate_engine::time::{micros, time_type};
-use tidegate_engine::topology::key::{Key, Kind, optional, required};
+use tidegate_engine::topology::key::{Key, Kind as Value, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
-use tidegate_engine::topology::value::Table;
 
-use arrow::datatypes::{Field, FieldRef};
-
-use crate::expression::{SqlExpressions, compile_aggregates, is_key_type};
+use crate::expression::{CompiledExpression, SqlExpressions, compile_aggregates, is_key_type};
+use crate::in_order::InOrder;
 use crate::part::{named_columns, only_input, require_time};
-use frame::Frame;
+use assigned::Assigned;
+use between::Between;
+use kinds::{Kind, WINDOW_KEYS};
 use operator::Window;
 use pane::Layout;
-
-const WINDOW_KEYS: &[Key] = &[
-    required(
-        "kind",
-        Kind::Word(&["tumbling", "hopping"]),
-        "tumbling: one after the other; hopping: overlapping",
-    ),
-    required("size", Kind::Duration, "length of a window"),
-    optional("slide", Kind::Duration, "distance of two window starts (hopping)"),
-    optional("offset", Kind::Duration, "moves all windows later by this much"),
-];
+use revisions::{FINAL, REVISION};
+use sliding::Sliding;
 
 const KEYS: &[Key] = &[
-    optional("key", Kind::List(&Kind::Text), "columns; each combination has windows of its own"),
-    required("window", Kind::Table(WINDOW_KEYS), "kind and size"),
-    required("select", Kind::List(&Kind::Expression), "aggregates, e.g. `avg(pressure) AS mean`"),
+    optional("key", Value::List(&Value::Text), "columns; each combination has windows of its own"),
+    required("window", Value::Table(WINDOW_KEYS), "kind and size"),
+    required(
+        "select",
+        Value::List(&Value::Expression),
+        "aggregates, e.g. `avg(pressure) AS mean`; beside SQL's own also first, last, delta, rate, time_weighted_avg and mode",
+    ),
+    optional(
+        "early",
+        Value::Duration,
+        "gives a running result (`final` is false) at each multiple of this; tumbling, hopping and calendar windows",
+    ),
+    optional(
+        "allowed_lateness",
+        Value::Duration,
+        "a window that late rows come for is given again for so long (`revision` 1, 2 …), for their keys; tumbling, hopping and calendar windows",
+    ),
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
@@ -65,20 +88,79 @@ const LATE_PORT: usize = 1;
 /// Rows on which an expression failed.
 const REJECTS_PORT: usize = 2;
 
-fn build(
-    config: &NodeConfig,
-    _context: &BuildContext,
-    inputs: &[Input],
-) -> Result<OperatorPart, ConfigError> {
-    let (window, ports) = window(config, only_input(config, inputs)?)?;
-    Ok(OperatorPart { operator: Box::new(window), ports })
+fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
+    let input = only_input(config, inputs)?;
+    let Parts { kind, layout, keys, stream } = parts(config, input)?;
+    let ports = vec![
+        Port { name: String::new(), stream: stream.clone() },
+        Port { name: "late".into(), stream: input.stream.clone() },
+        Port { name: "rejects".into(), stream: rejects_schema() },
+    ];
+    let wrong =
+        |error: OperatorError| Diagnostic::error("TG-X003", error.0).at(config.table.span_of("select"));
+    let output = Arc::clone(&stream.columns);
+    let conditions = conditions(context, input, &kind)?;
+    let values = layout.computed().map(|input_of| compiled(input_of, input)).collect::<Result<Vec<_>, _>>();
+    let values: Vec<_> = conditions.iter().cloned().chain(values.map_err(wrong)?).collect();
+    let operator: Box<dyn Operator> = match kind {
+        Kind::Panes(frame) => {
+            let name = config.name.clone();
+            Box::new(Window::new(name, input.stream.clone(), stream, frame, layout).map_err(wrong)?)
+        }
+        Kind::Sliding { size_us } => {
+            let core = Sliding::new(size_us, layout, output).map_err(wrong)?;
+            Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values).with_forget(size_us))
+        }
+        Kind::Session(rule) => {
+            let forget_us = rule.forget_us();
+            let core = Assigned::new(rule, layout, output, 0).map_err(wrong)?;
+            Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values).with_forget(forget_us))
+        }
+        Kind::Count(rule) => {
+            let core = Assigned::new(rule, layout, output, 0).map_err(wrong)?;
+            Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values))
+        }
+        Kind::State { .. } => {
+            let core = Assigned::new(Between, layout, output, conditions.len()).map_err(wrong)?;
+            Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values))
+        }
+    };
+    Ok(OperatorPart { operator, ports })
 }
 
-fn window(config: &NodeConfig, input: &Input) -> Result<(Window, Vec<Port>), ConfigError> {
+/// The conditions of a state window.
+fn conditions(
+    context: &BuildContext,
+    input: &Input,
+    kind: &Kind,
+) -> Result<Vec<Arc<dyn Expression>>, ConfigError> {
+    let Kind::State { open, close } = kind else { return Ok(Vec::new()) };
+    let scope = Scope::of(&input.stream.columns);
+    let compile = |text| Ok(compile_condition(context.expressions.as_ref(), text, &scope)?);
+    [open, close].into_iter().map(compile).collect()
+}
+
+/// An argument or a filter of an aggregate.
+fn compiled(expression: &Arc<dyn PhysicalExpr>, input: &Input) -> Result<Arc<dyn Expression>, OperatorError> {
+    let compiled = CompiledExpression::new(Arc::clone(expression), Arc::clone(&input.stream.columns));
+    Ok(Arc::new(compiled.map_err(pane::failed)?))
+}
+
+/// What a window operator is made of.
+struct Parts {
+    kind: Kind,
+    layout: Layout,
+    keys: Vec<usize>,
+    /// Its results.
+    stream: StreamSchema,
+}
+
+fn parts(config: &NodeConfig, input: &Input) -> Result<Parts, ConfigError> {
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
     let keys = key_columns(config, input, &mut diagnostics);
-    let frame = config.table.table("window").map(|table| read_frame(table, &mut diagnostics));
+    let kind = config.table.table("window").map(|table| kinds::read(table, &mut diagnostics));
+    let kind = kind.flatten().and_then(|kind| revised(config, kind, &mut diagnostics));
     let fields: Vec<FieldRef> =
         keys.iter().filter_map(|index| input.stream.columns.fields().get(*index).cloned()).collect();
     let select = config.table.texts("select");
@@ -91,29 +173,53 @@ fn window(config: &NodeConfig, input: &Input) -> Result<(Window, Vec<Port>), Con
     // Aggregates need DataFusion's own planner, so they are compiled here and
     // not through the engine's contract.
     let sql = SqlExpressions::new();
-    let compiled = compile_aggregates(&sql, &select, &input.stream.columns, &fields);
+    let compiled = compile_aggregates(&sql, &select, &input.stream, &fields);
     let compiled = compiled.map_err(|mut wrong| diagnostics.append(&mut wrong)).ok();
-    let (Some(compiled), Some(frame), true) = (compiled, frame.flatten(), diagnostics.is_empty()) else {
+    let (Some(compiled), Some(kind), true) = (compiled, kind, diagnostics.is_empty()) else {
         return Err(ConfigError(diagnostics));
     };
     let mut columns =
         vec![Field::new("window_start", time_type(), false), Field::new("window_end", time_type(), false)];
     columns.extend(fields.iter().map(|field| field.as_ref().clone()));
     columns.extend(compiled.columns.iter().map(|column| column.field.as_ref().clone()));
+    let revises = matches!(&kind, Kind::Panes(frame) if frame.revises());
+    if revises {
+        columns.push(Field::new(REVISION, DataType::Int64, false));
+        columns.push(Field::new(FINAL, DataType::Boolean, false));
+    }
     check_names(config, &columns)?;
     let mut stream = StreamSchema::new(columns, Some("window_end"));
-    // A result belongs to the window's last instant, so that windows over
-    // windows nest exactly.
-    stream.time_shift_us = -1;
-    let layout = Layout::new(keys, fields, compiled)
+    // A result belongs to the window's last instant, so that windows over windows
+    // nest exactly; what ends with a row belongs to that row's time.
+    stream.time_shift_us = match kind {
+        Kind::Panes(_) | Kind::Session(_) => -1,
+        Kind::Count(_) | Kind::Sliding { .. } | Kind::State { .. } => 0,
+    };
+    stream.revises = revises;
+    let layout = Layout::new(keys.clone(), fields, compiled)
         .map_err(|error| Diagnostic::error("TG-X003", error.0).at(config.table.span_of("select")))?;
-    let operator = Window::new(config.name.clone(), input.stream.clone(), stream.clone(), frame, layout);
-    let ports = vec![
-        Port { name: String::new(), stream },
-        Port { name: "late".into(), stream: input.stream.clone() },
-        Port { name: "rejects".into(), stream: rejects_schema() },
-    ];
-    Ok((operator, ports))
+    Ok(Parts { kind, layout, keys, stream })
+}
+
+/// The windows, given before their end and after it as the node says.
+fn revised(config: &NodeConfig, kind: Kind, out: &mut Vec<Diagnostic>) -> Option<Kind> {
+    let table = &config.table;
+    let (early, lateness) = (table.duration("early"), table.duration("allowed_lateness"));
+    match kind {
+        Kind::Panes(frame) => {
+            let frame = frame.with_lateness(lateness.map_or(0, micros));
+            let Some(early) = early else { return Some(Kind::Panes(frame)) };
+            let wrong = |message| out.push(Diagnostic::error("TG-C006", message).at(table.span_of("early")));
+            frame.with_early(micros(early)).map(Kind::Panes).map_err(wrong).ok()
+        }
+        Kind::Session(_) | Kind::Count(_) | Kind::Sliding { .. } | Kind::State { .. } => {
+            for key in ["early", "allowed_lateness"].into_iter().filter(|key| table.get(key).is_some()) {
+                let message = format!("`{key}` is for tumbling, hopping and calendar windows");
+                out.push(Diagnostic::error("TG-C006", message).at(table.span_of(key)));
+            }
+            Some(kind)
+        }
+    }
 }
 
 /// The key's columns, all of types that a window can group by.
@@ -130,36 +236,6 @@ fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) ->
         }
     }
     keys
-}
-
-fn read_frame(table: &Table, out: &mut Vec<Diagnostic>) -> Option<Frame> {
-    let size_us = table.duration("size").map(micros)?;
-    let slide_us = table.duration("slide").map(micros);
-    let offset_us = table.duration("offset").map_or(0, micros);
-    let hopping = table.str("kind") == Some("hopping");
-    let slide_us = match (hopping, slide_us) {
-        (true, Some(slide_us)) => slide_us,
-        (true, None) => {
-            let diagnostic =
-                Diagnostic::error("TG-C004", "a hopping window needs `slide`").at(table.span.clone());
-            out.push(diagnostic.help("e.g. slide = \"1m\": a window starts every minute"));
-            return None;
-        }
-        (false, Some(_)) => {
-            let message = "a tumbling window has no `slide`";
-            let diagnostic = Diagnostic::error("TG-C006", message).at(table.span_of("slide"));
-            out.push(diagnostic.help("leave it out, or write kind = \"hopping\""));
-            return None;
-        }
-        (false, None) => size_us,
-    };
-    match Frame::new(size_us, slide_us, offset_us) {
-        Ok(frame) => Some(frame),
-        Err(message) => {
-            out.push(Diagnostic::error("TG-C006", message).at(table.span.clone()));
-            None
-        }
-    }
 }
 
 fn check_names(config: &NodeConfig, columns: &[Field]) -> Result<(), Diagnostic> {

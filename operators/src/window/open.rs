@@ -2,9 +2,10 @@
 
 use tidegate_engine::error::OperatorError;
 
+use super::evaluated::Evaluated;
 use super::layers::Layers;
 use super::marks::Marks;
-use super::pane::{Evaluated, Groups, Layout, Taken};
+use super::pane::{Groups, Layout, Taken};
 
 /// The groups of one pane, which can tell what has changed.
 pub(super) enum Pane {

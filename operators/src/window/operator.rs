@@ -1,20 +1,23 @@
 //! The window operator: rows into panes, panes into results when the
 //! watermark says that a window is complete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{RecordBatch, UInt32Array};
 use tidegate_engine::error::OperatorError;
-use tidegate_engine::operator::{Compaction, MAIN_PORT, Operator, Output, Progress};
+use tidegate_engine::operator::{Compaction, Operator, Output, Progress};
 use tidegate_engine::planted;
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::time::Time;
 
+use super::evaluated::Evaluated;
 use super::frame::Frame;
 use super::open::Pane;
-use super::pane::{Evaluated, Groups, Layout};
+use super::pane::Layout;
+use super::revisions::Revisions;
 use super::state::together;
 use super::{LATE_PORT, REJECTS_PORT};
 use crate::narrow::{narrow, reject_rows};
@@ -38,7 +41,7 @@ struct Run {
 pub(super) struct Window {
     pub(super) name: String,
     input: StreamSchema,
-    output: StreamSchema,
+    pub(super) output: StreamSchema,
     pub(super) frame: Frame,
     pub(super) layout: Arc<Layout>,
     /// Open panes by their start.
@@ -51,6 +54,8 @@ pub(super) struct Window {
     /// Every window that ends at or before this has been closed. Further than
     /// the watermark after an end, so that a second run does not close again.
     pub(super) closed_us: i64,
+    /// Where windows may be given several times.
+    pub(super) revisions: Option<Revisions>,
 }
 
 impl Window {
@@ -60,8 +65,9 @@ impl Window {
         output: StreamSchema,
         frame: Frame,
         layout: Layout,
-    ) -> Window {
-        Window {
+    ) -> Result<Window, OperatorError> {
+        let revisions = frame.revises().then(|| Revisions::new(layout.key_fields())).transpose()?;
+        Ok(Window {
             name,
             input,
             output,
@@ -72,7 +78,8 @@ impl Window {
             groups_whole_max: GROUPS_WHOLE_MAX,
             watermark_us: i64::MIN,
             closed_us: i64::MIN,
-        }
+            revisions,
+        })
     }
 
     /// Adds rows whose expressions could be evaluated; answers the late ones.
@@ -83,7 +90,7 @@ impl Window {
         if runs.len().saturating_mul(RUN_ROWS_MIN) <= batch.num_rows().max(RUN_ROWS_MIN) {
             for Run { pane_us, rows } in runs {
                 match pane_us {
-                    Some(pane_us) => self.pane(pane_us)?.update(&values.slice(&rows), rows.len())?,
+                    Some(pane_us) => self.update(pane_us, &values.slice(&rows), rows.len())?,
                     None => late.extend(rows.filter_map(|row| u32::try_from(row).ok())),
                 }
             }
@@ -96,7 +103,7 @@ impl Window {
             for (pane_us, rows) in parts {
                 let count = rows.len();
                 let rows = values.take(&UInt32Array::from(rows))?;
-                self.pane(pane_us)?.update(&rows, count)?;
+                self.update(pane_us, &rows, count)?;
             }
         }
         if late.is_empty() {
@@ -114,9 +121,9 @@ impl Window {
             match runs.last_mut() {
                 Some(run) if pane.contains(time_us) => run.rows.end = row + 1,
                 _ => {
-                    let start = frame.pane_of(*time_us);
-                    pane = start..start.saturating_add(frame.pane_us);
-                    let is_late = frame.last_end_of(start) <= self.closed_us && !planted!(LateRowCounted);
+                    pane = frame.pane_of(*time_us);
+                    let start = pane.start;
+                    let is_late = frame.kept_until(start) <= self.closed_us && !planted!(LateRowCounted);
                     runs.push(Run { pane_us: (!is_late).then_some(start), rows: row..row + 1 });
                 }
             }
@@ -124,10 +131,22 @@ impl Window {
         runs
     }
 
-    fn pane(&mut self, start_us: i64) -> Result<&mut Pane, OperatorError> {
-        match self.panes.entry(start_us) {
-            std::collections::btree_map::Entry::Occupied(pane) => Ok(pane.into_mut()),
-            std::collections::btree_map::Entry::Vacant(place) => Ok(place.insert(Pane::new(&self.layout)?)),
+    /// Adds rows to the pane that starts here.
+    fn update(&mut self, pane_us: i64, rows: &Evaluated, count: usize) -> Result<(), OperatorError> {
+        let pane = match self.panes.entry(pane_us) {
+            Entry::Occupied(pane) => pane.into_mut(),
+            Entry::Vacant(place) => place.insert(Pane::new(&self.layout)?),
+        };
+        pane.update(rows, count)?;
+        match &mut self.revisions {
+            Some(revisions) => {
+                let (frame, closed_us) = (self.frame, self.closed_us);
+                let windows = frame.windows_of(pane_us).filter(|start| {
+                    frame.end_of(*start) <= closed_us && frame.changes_until(*start) > closed_us
+                });
+                revisions.touch(&windows.collect::<Vec<_>>(), &rows.keys)
+            }
+            None => Ok(()),
         }
     }
 
@@ -145,59 +164,6 @@ impl Window {
         // With some of the number left there is nothing more that waits.
         self.waiting = if left > 0 { 0 } else { self.waiting.saturating_sub(most).max(1) };
         Ok(())
-    }
-
-    /// Closes every window that ends at or before `until_us`. The cost depends
-    /// on the panes that hold rows, not on the length of a gap.
-    fn close(&mut self, until_us: i64, out: &mut Output) -> Result<(), OperatorError> {
-        let frame = self.frame;
-        let mut due = BTreeSet::new();
-        for &pane_us in self.panes.keys() {
-            let mut start = frame.first_window_of(pane_us);
-            if start.saturating_add(frame.size_us) > until_us {
-                // Later panes' windows end later still.
-                break;
-            }
-            while start <= frame.last_window_of(pane_us) && start.saturating_add(frame.size_us) <= until_us {
-                if start.saturating_add(frame.size_us) > self.closed_us || planted!(WindowFiredTwice) {
-                    due.insert(start);
-                }
-                start = start.saturating_add(frame.slide_us);
-            }
-        }
-        for start in due {
-            let result = self.result(start)?;
-            out.emit_to(MAIN_PORT, result);
-        }
-        self.panes.retain(|pane_us, _| frame.last_end_of(*pane_us) > until_us);
-        self.closed_us = self.closed_us.max(until_us);
-        Ok(())
-    }
-
-    /// The rows of the window that starts here.
-    fn result(&mut self, start_us: i64) -> Result<RecordBatch, OperatorError> {
-        let frame = self.frame;
-        let end_us = start_us.saturating_add(frame.size_us);
-        let results = if frame.is_tumbling() {
-            let pane = self.panes.remove(&start_us).map_or_else(|| Pane::new(&self.layout), Ok)?;
-            pane.into_groups(&self.layout)?.evaluate(&self.layout)?
-        } else {
-            let mut window = Groups::new(&self.layout)?;
-            for pane in self.panes.range_mut(start_us..end_us).map(|(_, pane)| pane) {
-                pane.add_to(&mut window, &self.layout)?;
-            }
-            window.evaluate(&self.layout)?
-        };
-        let rows = results.num_rows();
-        let instant =
-            |at| Arc::new(TimestampMicrosecondArray::from(vec![at; rows]).with_timezone("UTC")) as ArrayRef;
-        let mut columns = vec![instant(start_us), instant(end_us)];
-        let keys = self.output.columns.fields().len().saturating_sub(2 + self.layout.columns.len());
-        columns.extend(results.columns().iter().take(keys).cloned());
-        for column in &self.layout.columns {
-            columns.push(column.expression.evaluate(&results)?);
-        }
-        Ok(RecordBatch::try_new(Arc::clone(&self.output.columns), columns)?)
     }
 }
 
@@ -225,6 +191,8 @@ impl Operator for Window {
     }
 
     fn on_watermark(&mut self, time: Time, out: &mut Output) -> Result<Progress, OperatorError> {
+        self.correct(out)?;
+        self.run_early(time.0, out)?;
         self.watermark_us = self.watermark_us.max(time.0);
         if time.0 > self.closed_us {
             self.close(time.0, out)?;
@@ -233,6 +201,7 @@ impl Operator for Window {
     }
 
     fn on_end(&mut self, out: &mut Output) -> Result<Progress, OperatorError> {
+        self.correct(out)?;
         let furthest = self.panes.keys().map(|pane_us| self.frame.last_end_of(*pane_us)).max();
         if let Some(furthest) = furthest {
             self.close(furthest, out)?;

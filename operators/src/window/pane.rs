@@ -5,25 +5,28 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::{GroupOrdering, GroupOrderingFull};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Selected;
 
+use super::boxed::Boxed;
 use super::direct::{Direct, direct};
+use super::evaluated::{Evaluated, is_computed};
 use crate::expression::{AggregateColumn, AggregateSelect, columns};
 
 /// What every pane of a window operator has in common.
 pub(super) struct Layout {
     /// Whether all states can be read and set in place.
     pub(super) is_direct: bool,
-    keys: Vec<usize>,
+    pub(super) keys: Vec<usize>,
     key_schema: SchemaRef,
-    aggregates: Vec<AggregateColumn>,
+    pub(super) aggregates: Vec<AggregateColumn>,
     /// Columns of each aggregate's state.
     state_fields: Vec<Vec<FieldRef>>,
     /// Output columns over (keys…, aggregates…).
@@ -53,11 +56,59 @@ impl Layout {
         Ok(Layout { is_direct, keys, key_schema, aggregates, state_fields, columns, result_schema })
     }
 
+    /// Empty states of all aggregates that can be read in place.
+    pub(super) fn direct_states(&self) -> Result<Vec<Box<dyn Direct>>, OperatorError> {
+        let state = |aggregate: &AggregateColumn| match aggregate.plain.as_ref().and_then(direct) {
+            Some(direct) => Ok(direct),
+            None => Ok(Box::new(Boxed::new(aggregate.clone())?) as Box<dyn Direct>),
+        };
+        self.aggregates.iter().map(state).collect()
+    }
+
+    pub(super) fn key_fields(&self) -> &[FieldRef] {
+        self.key_schema.fields()
+    }
+
+    /// What keys, arguments and filters of a row are, one behind the other.
+    pub(super) fn width(&self) -> usize {
+        self.keys.len() + self.inputs().count()
+    }
+
+    /// Arguments and filters, in their order.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        self.aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter))
+    }
+
+    /// Those that have to be computed, and may fail on a row.
+    pub(super) fn computed(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        self.inputs().filter(|input| is_computed(input))
+    }
+
+    /// Rows of the output: where windows lie, keys, what `select` says, and `tail`.
+    pub(super) fn output(
+        &self,
+        schema: &SchemaRef,
+        bounds: [ArrayRef; 2],
+        mut columns: Vec<ArrayRef>,
+        tail: Vec<ArrayRef>,
+        rows: usize,
+    ) -> Result<RecordBatch, OperatorError> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let results =
+            RecordBatch::try_new_with_options(Arc::clone(&self.result_schema), columns.clone(), &options)?;
+        columns.truncate(self.keys.len());
+        let mut output = Vec::from(bounds);
+        output.extend(columns);
+        for column in &self.columns {
+            output.push(column.expression.evaluate(&results)?);
+        }
+        output.extend(tail);
+        Ok(RecordBatch::try_new(Arc::clone(schema), output)?)
+    }
+
     /// Columns of the input that keys, arguments and filters read.
     pub(super) fn reads(&self) -> Vec<usize> {
-        let parts =
-            self.aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
-        self.keys.iter().copied().chain(parts.flat_map(columns)).collect()
+        self.keys.iter().copied().chain(self.inputs().flat_map(columns)).collect()
     }
 
     /// Columns of a snapshot row after the pane's start: keys, then states.
@@ -75,66 +126,6 @@ impl Layout {
             }
         }
         fields
-    }
-}
-
-/// The values of a batch that accumulators are fed with, evaluated once.
-pub(super) struct Evaluated {
-    pub(super) keys: Vec<ArrayRef>,
-    arguments: Vec<Vec<ArrayRef>>,
-    filters: Vec<Option<BooleanArray>>,
-}
-
-impl Evaluated {
-    /// Evaluates keys, arguments and filters on a batch.
-    pub(super) fn of(layout: &Layout, batch: &RecordBatch) -> Result<Evaluated, OperatorError> {
-        let rows = batch.num_rows();
-        let keys = layout.keys.iter().filter_map(|index| batch.columns().get(*index).cloned()).collect();
-        let mut arguments = Vec::new();
-        let mut filters = Vec::new();
-        for aggregate in &layout.aggregates {
-            let values: Result<Vec<ArrayRef>, DataFusionError> = aggregate
-                .arguments
-                .iter()
-                .map(|argument| argument.evaluate(batch).and_then(|value| value.into_array(rows)))
-                .collect();
-            arguments.push(values.map_err(failed)?);
-            let filter = aggregate.filter.as_ref();
-            let filter = filter.map(|filter| filter.evaluate(batch).and_then(|value| value.into_array(rows)));
-            filters.push(filter.transpose().map_err(failed)?.map(|mask| mask.as_boolean().clone()));
-        }
-        Ok(Evaluated { keys, arguments, filters })
-    }
-
-    /// The same for rows that stand together.
-    pub(super) fn slice(&self, rows: &Range<usize>) -> Evaluated {
-        let slice = |values: &Vec<ArrayRef>| -> Vec<ArrayRef> {
-            values.iter().map(|values| values.slice(rows.start, rows.len())).collect()
-        };
-        let filter =
-            |mask: &Option<BooleanArray>| mask.as_ref().map(|mask| mask.slice(rows.start, rows.len()));
-        Evaluated {
-            keys: slice(&self.keys),
-            arguments: self.arguments.iter().map(slice).collect(),
-            filters: self.filters.iter().map(filter).collect(),
-        }
-    }
-
-    /// The same for these rows only.
-    pub(super) fn take(&self, rows: &arrow::array::UInt32Array) -> Result<Evaluated, OperatorError> {
-        let take = |values: &Vec<ArrayRef>| -> Result<Vec<ArrayRef>, OperatorError> {
-            values.iter().map(|values| Ok(arrow::compute::take(values, rows, None)?)).collect()
-        };
-        let filters: Result<Vec<Option<BooleanArray>>, OperatorError> = self
-            .filters
-            .iter()
-            .map(|filter| match filter {
-                Some(mask) => Ok(Some(arrow::compute::take(mask, rows, None)?.as_boolean().clone())),
-                None => Ok(None),
-            })
-            .collect();
-        let arguments: Result<Vec<Vec<ArrayRef>>, OperatorError> = self.arguments.iter().map(take).collect();
-        Ok(Evaluated { keys: take(&self.keys)?, arguments: arguments?, filters: filters? })
     }
 }
 
@@ -205,17 +196,13 @@ impl Groups {
     /// Adds rows.
     pub(super) fn update(&mut self, rows: &Evaluated, count: usize) -> Result<(), OperatorError> {
         self.intern(&rows.keys, count)?;
-        let inputs = rows.arguments.iter().zip(&rows.filters);
-        for (accumulator, (arguments, filter)) in self.accumulators.iter_mut().zip(inputs) {
-            match (accumulator, arguments.as_slice()) {
-                (Accumulator::Direct(own), [values]) => {
-                    own.update(values, &self.indices, filter.as_ref(), self.count)?;
+        for (accumulator, (arguments, filter)) in self.accumulators.iter_mut().zip(rows.inputs()) {
+            match accumulator {
+                Accumulator::Direct(own) => {
+                    own.update(arguments, &self.indices, filter, self.count)?;
                 }
-                (Accumulator::Direct(_), _) => return Err(OperatorError::new("one argument, not several")),
-                (Accumulator::Given(given), arguments) => {
-                    given
-                        .update_batch(arguments, &self.indices, filter.as_ref(), self.count)
-                        .map_err(failed)?;
+                Accumulator::Given(given) => {
+                    given.update_batch(arguments, &self.indices, filter, self.count).map_err(failed)?;
                 }
             }
         }
@@ -247,14 +234,24 @@ impl Groups {
     }
 
     /// The states of these groups; direct layouts only.
-    pub(super) fn read(&self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError> {
+    pub(super) fn read(&mut self, groups: &[usize]) -> Result<Vec<ArrayRef>, OperatorError> {
         let mut columns = Vec::new();
-        for accumulator in &self.accumulators {
+        for accumulator in &mut self.accumulators {
             match accumulator {
-                Accumulator::Direct(own) => columns.extend(own.read(groups)),
-                Accumulator::Given(_) => {
-                    return Err(OperatorError::new("a state that cannot be read in place"));
-                }
+                Accumulator::Direct(own) => columns.extend(own.read(groups)?),
+                Accumulator::Given(_) => return Err(not_in_place()),
+            }
+        }
+        Ok(columns)
+    }
+
+    /// As `read` for groups that stand side by side.
+    pub(super) fn read_range(&mut self, groups: Range<usize>) -> Result<Vec<ArrayRef>, OperatorError> {
+        let mut columns = Vec::new();
+        for accumulator in &mut self.accumulators {
+            match accumulator {
+                Accumulator::Direct(own) => columns.extend(own.read_range(groups.clone())?),
+                Accumulator::Given(_) => return Err(not_in_place()),
             }
         }
         Ok(columns)
@@ -274,9 +271,7 @@ impl Groups {
         for (accumulator, states) in self.accumulators.iter_mut().zip(states) {
             match accumulator {
                 Accumulator::Direct(own) => own.set(states, groups, self.count)?,
-                Accumulator::Given(_) => {
-                    return Err(OperatorError::new("a state that cannot be set in place"));
-                }
+                Accumulator::Given(_) => return Err(not_in_place()),
             }
         }
         Ok(())
@@ -291,7 +286,7 @@ impl Groups {
         let mut columns = self.take_keys()?;
         for accumulator in &mut self.accumulators {
             match accumulator {
-                Accumulator::Direct(own) => columns.extend(own.take()),
+                Accumulator::Direct(own) => columns.extend(own.take()?),
                 Accumulator::Given(given) => columns.extend(given.state(EmitTo::All).map_err(failed)?),
             }
         }
@@ -299,17 +294,16 @@ impl Groups {
     }
 
     /// The results of all groups, as (keys…, aggregates…); empty afterwards.
-    pub(super) fn evaluate(&mut self, layout: &Layout) -> Result<RecordBatch, OperatorError> {
+    pub(super) fn evaluate(&mut self) -> Result<(Vec<ArrayRef>, usize), OperatorError> {
         let groups = std::mem::take(&mut self.count);
         let mut columns = self.take_keys()?;
         for accumulator in &mut self.accumulators {
             columns.push(match accumulator {
-                Accumulator::Direct(own) => own.evaluate(),
+                Accumulator::Direct(own) => own.evaluate()?,
                 Accumulator::Given(given) => given.evaluate(EmitTo::All).map_err(failed)?,
             });
         }
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(groups));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&layout.result_schema), columns, &options)?)
+        Ok((columns, groups))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -342,7 +336,7 @@ impl Groups {
 }
 
 /// The columns of each aggregate's state.
-fn split_states<'a>(
+pub(super) fn split_states<'a>(
     layout: &Layout,
     mut states: &'a [ArrayRef],
 ) -> Result<Vec<&'a [ArrayRef]>, OperatorError> {
@@ -355,7 +349,11 @@ fn split_states<'a>(
     Ok(split)
 }
 
-fn too_few() -> OperatorError {
+fn not_in_place() -> OperatorError {
+    OperatorError::new("a state that cannot be read or set in place")
+}
+
+pub(super) fn too_few() -> OperatorError {
     OperatorError::new("a state with too few columns")
 }
 

@@ -16,6 +16,7 @@ use super::frame::Frame;
 use super::open::{Pane, Saved, Says};
 use super::operator::Window;
 use super::pane::{Groups, Layout, Taken};
+use super::revisions::{GIVEN, Revisions, TOUCHED};
 
 /// Column of a pane's start, in microseconds.
 const PANE_START: &str = "pane_start_us";
@@ -48,6 +49,7 @@ impl Window {
                 batches.push(schemas.batch(*start_us, saved)?);
             }
         }
+        batches.extend(self.save_revisions()?);
         Ok(batches)
     }
 
@@ -60,12 +62,20 @@ impl Window {
                 batches.push(schemas.batch(*start_us, saved)?);
             }
         }
+        batches.extend(self.save_revisions()?);
         Ok(batches)
+    }
+
+    fn save_revisions(&self) -> Result<Vec<RecordBatch>, OperatorError> {
+        self.revisions.as_ref().map_or_else(|| Ok(Vec::new()), Revisions::save)
     }
 
     pub(super) fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         if state.is_empty() {
             return Ok(());
+        }
+        if let Some(revisions) = &mut self.revisions {
+            state.iter().try_for_each(|batch| revisions.load(batch).map(|_| ()))?;
         }
         let State { watermark_us, closed_us, panes } = State::of(&self.layout, self.frame, state)?;
         self.watermark_us = watermark_us;
@@ -86,6 +96,10 @@ pub(super) fn together(
     let State { watermark_us, closed_us, panes } = State::of(layout, frame, state)?;
     let schemas = Schemas::new(layout);
     let mut batches = vec![head(watermark_us, closed_us)?];
+    // Each report has these whole.
+    for name in [GIVEN, TOUCHED] {
+        batches.extend(state.iter().rfind(|batch| begins_with(batch, name)).cloned());
+    }
     for (start_us, mut groups) in panes {
         batches.push(schemas.batch(start_us, Saved { says: Says::Whole, groups: groups.take()? })?);
     }
@@ -97,8 +111,11 @@ impl State {
         let mut state = State { watermark_us: i64::MIN, closed_us: i64::MIN, panes: BTreeMap::new() };
         for batch in batches {
             let schema = batch.schema_ref();
-            if schema.fields().first().is_some_and(|field| field.name() == WATERMARK) {
+            if begins_with(batch, WATERMARK) {
                 (state.watermark_us, state.closed_us) = (number(batch, 0)?, number(batch, 1)?);
+                continue;
+            }
+            if begins_with(batch, GIVEN) || begins_with(batch, TOUCHED) {
                 continue;
             }
             let start_us = number(batch, 0)?;
@@ -130,9 +147,13 @@ impl State {
                 }
             }
         }
-        state.panes.retain(|start_us, _| frame.last_end_of(*start_us) > state.closed_us);
+        state.panes.retain(|start_us, _| frame.kept_until(*start_us) > state.closed_us);
         Ok(state)
     }
+}
+
+fn begins_with(batch: &RecordBatch, name: &str) -> bool {
+    batch.schema_ref().fields().first().is_some_and(|field| field.name() == name)
 }
 
 /// Shapes of the batches of panes.

@@ -55,7 +55,9 @@ fn new(make: Make, groups_whole_max: usize) -> Window {
     let (parsed, problems) = parse(&text);
     assert_eq!(problems, []);
     let input = Input { name: "rows".into(), stream: stream() };
-    let mut window = window(&parsed.nodes[0], &input).expect("a right window").0;
+    let made = parts(&parsed.nodes[0], &input).expect("a right window");
+    let Parts { kind: Kind::Panes(frame), layout, stream: output, .. } = made else { panic!("panes") };
+    let mut window = Window::new("w".into(), stream(), output, frame, layout).expect("a window");
     window.groups_whole_max = groups_whole_max;
     assert_eq!(window.layout.is_direct, !make.others);
     window

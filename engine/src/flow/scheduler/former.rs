@@ -35,8 +35,12 @@ pub(super) fn flow_of(shared: &Shared, run: &OpenRun) -> Result<Arc<Flow>, Strin
     let text = text.map_err(|error| error.0)?;
     let text = text.ok_or_else(|| format!("{changed}, and the journal has no copy of it"))?;
     let rows = from_bytes(&run.rows).map_err(|error| format!("its rows cannot be read: {error}"))?;
-    let trigger =
-        rows.first().map(|rows| StreamSchema { columns: rows.schema(), time: None, time_shift_us: 0 });
+    let trigger = rows.first().map(|rows| StreamSchema {
+        columns: rows.schema(),
+        time: None,
+        time_shift_us: 0,
+        revises: false,
+    });
     let flow = shared.flows.workshop.former(&text, &run.flow, &run.revision, trigger);
     let mut flow = flow.map_err(|reason| format!("{changed} and cannot be built as it was: {reason}"))?;
     // Whoever disarms a flow, or takes it out of the file, disarms its open runs too.
