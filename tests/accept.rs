@@ -111,6 +111,14 @@ fn without_a_whole_checkpoint_nothing_starts_until_a_person_accepts_the_loss() {
     }
     assert_eq!((out(folder), table(folder)), before, "nothing has started");
 
+    // A slip beside it costs nothing.
+    for slip in [["--reset-state", "tabel"], ["--keep-position", "row"]] {
+        let (code, said) = run(folder, &[&["--once", "--accept-loss"][..], &slip].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.lines().last().expect("a last word").contains(slip[1]), "{said}");
+        assert_eq!(checkpoints(folder), all, "nothing is put aside");
+    }
+
     let (code, said) = run(folder, &["--once", "--accept-loss"]);
     assert_eq!(code, Some(0), "{said}");
     let audit: Vec<&str> =

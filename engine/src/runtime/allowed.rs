@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::{CheckpointStore, NEWER};
+use super::edits;
 use super::job::JobConfig;
 use crate::topology::plan::Plan;
 
@@ -34,6 +35,8 @@ pub(super) fn give_up(
     let empty = store.give_up()?;
     let sources: Vec<&str> = plan.sources.iter().map(|node| node.name.as_str()).collect();
     let operators: Vec<&str> = plan.operators.iter().map(|node| node.name.as_str()).collect();
+    // A slip beside it must not cost what a person might still bring back.
+    edits::names(plan, &Checkpoint::default(), &config.allowed)?;
     tracing::error!(
         topology = %plan.name, epoch = empty.epoch,
         "--accept-loss: begins without any state: lost are the positions of {sources:?} and the state of {operators:?}; {reason}"
