@@ -15,7 +15,7 @@ use super::run::stop_signal;
 use crate::api::{Seat, Shown, install_metrics, serve};
 use crate::config::DaemonConfig;
 use crate::daemon::Runtimes;
-use crate::exit::{CONFIG, FAILED, Failure};
+use crate::exit::{CONFIG, FAILED, Failure, IO};
 use crate::supervise::Charge;
 use crate::topology::{LoadOptions, Topology, load_and_report};
 
@@ -73,16 +73,21 @@ impl Serve {
             stop.send_replace(true);
             // A second signal ends at once; the next start goes on as after a crash.
             let stopping = async {
-                let mut all_well = true;
+                let mut codes = Vec::new();
                 while let Some(life) = lives.join_next().await {
-                    all_well &= life.unwrap_or(false);
+                    codes.extend(life.unwrap_or(Err(FAILED)).err());
                 }
-                all_well
+                codes
             };
             tokio::select! {
-                all_well = stopping => {
-                    if all_well { Ok(()) } else { Err(Failure::new(FAILED, "a topology has failed")) }
-                }
+                codes = stopping => match codes.as_slice() {
+                    [] => Ok(()),
+                    // The disk alone is to blame.
+                    codes if codes.iter().all(|code| *code == IO) => {
+                        Err(Failure::new(IO, "a topology could not be written to its disk"))
+                    }
+                    _ => Err(Failure::new(FAILED, "a topology has failed")),
+                },
                 () = stop_signal()? => Err(Failure::new(FAILED, "stopped at once by a second signal")),
             }
         })
@@ -120,7 +125,9 @@ impl Serve {
             1 => Err(wrong.remove(0)),
             count => {
                 let message = format!("{count} of {} topologies are wrong; nothing was started", files.len());
-                Err(Failure::new(CONFIG, message))
+                // Files that cannot be read now are no mistakes.
+                let code = if wrong.iter().all(|failure| failure.code == IO) { IO } else { CONFIG };
+                Err(Failure::new(code, message))
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::failures::{Failures, Next};
 use crate::api::Seat;
 use crate::daemon::Running;
-use crate::exit::Failure;
+use crate::exit::{FAILED, Failure, Retry};
 use crate::topology::{LoadOptions, Topology, TopologyFile};
 
 /// How long parts of a life that has failed may take to let go of their files.
@@ -49,14 +49,14 @@ enum End {
 
 impl Charge {
     /// Runs until it is stopped; tells `ended` when its streams have ended by
-    /// themselves. Answers whether all went well.
+    /// themselves. Answers the exit code if not all went well.
     pub(crate) async fn run(
         mut self,
         first: Topology,
         compute: Handle,
         ended: mpsc::Sender<()>,
         mut stop: watch::Receiver<bool>,
-    ) -> bool {
+    ) -> Result<(), u8> {
         let mut failures = Failures::default();
         let mut next = Ok(first);
         loop {
@@ -65,13 +65,19 @@ impl Charge {
                 Err(failure) => End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
             };
             let (failure, what) = match end {
-                End::Over(Ok(())) => return true,
+                End::Over(Ok(())) => return Ok(()),
                 End::Over(Err(failure)) => {
                     tracing::error!(topology = %self.seat.name(), "{}", failure.message);
-                    return false;
+                    return Err(failure.code);
                 }
-                End::Failed { failure, .. } if failure.is_hopeless => (failure, Next::SafeMode),
-                End::Failed { failure, ran, checkpoints } => (failure, failures.on_failure(ran, checkpoints)),
+                End::Failed { failure, ran, checkpoints } => {
+                    let what = match failure.retry {
+                        Retry::Never => Next::SafeMode,
+                        Retry::Always => failures.on_passing(ran),
+                        Retry::Counted => failures.on_failure(ran, checkpoints),
+                    };
+                    (failure, what)
+                }
             };
             match what {
                 Next::SafeMode => {
@@ -82,7 +88,7 @@ impl Charge {
                         failure.message
                     );
                     wait_for(&mut stop).await;
-                    return false;
+                    return Err(failure.code);
                 }
                 Next::Again(wait) => {
                     self.seat.set_state("waiting", &failure.message);
@@ -93,13 +99,14 @@ impl Charge {
                     );
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = wait_for(&mut stop) => return false,
+                        () = wait_for(&mut stop) => return Err(failure.code),
                     }
                 }
             }
             metrics::counter!("tidegate_topology_restarts_total", "topology" => self.seat.name().to_owned())
                 .increment(1);
-            next = self.file.load(&self.options).map_err(|error| Failure::hopeless(error.to_string()));
+            // The same text was right before: it is a file beside it that is being replaced.
+            next = self.file.load(&self.options).map_err(|error| Failure::passing(FAILED, error));
         }
     }
 

@@ -200,10 +200,7 @@ impl SinkLog {
     async fn forget(&mut self) -> Result<(), ConnectorError> {
         let (Some(epoch), false) = (self.resumed, self.is_forgotten) else { return Ok(()) };
         let forgotten = with_shelf(&self.running()?.shelf, move |shelf| shelf.forget_after(epoch)).await;
-        forgotten.map_err(|error| match error {
-            LogError::Full(_) => ConnectorError::Lost(error.to_string()),
-            LogError::Broken(_) | LogError::Unreadable(_) => ConnectorError::Fatal(error.to_string()),
-        })?;
+        forgotten.map_err(|error| refusal(&error))?;
         self.is_forgotten = true;
         Ok(())
     }
@@ -244,6 +241,14 @@ async fn with_shelf<T: Send + 'static>(
     shelf: &Arc<Mutex<EpochLog>>,
     work: impl FnOnce(&mut EpochLog) -> T + Send + 'static,
 ) -> T {
+/// A full disk is waited for.
+fn refusal(error: &LogError) -> ConnectorError {
+    match error {
+        LogError::Full(_) => ConnectorError::Lost(error.to_string()),
+        LogError::Broken(_) | LogError::Unreadable(_) => ConnectorError::Fatal(error.to_string()),
+    }
+}
+
     let shelf = Arc::clone(shelf);
     blocking(move || work(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
@@ -262,7 +267,7 @@ impl Sink for SinkLog {
         let (vfs, folder) = (Arc::clone(&self.settings.vfs), self.settings.folder.clone());
         let segment_bytes = SEGMENT_BYTES.min(self.settings.bytes_max / 4);
         let opened = blocking(move || EpochLog::open(vfs, &folder, segment_bytes)).await;
-        let shelf = opened.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        let shelf = opened.map_err(|error| refusal(&error))?;
         let Some(remote) = self.remote.take() else {
             return Err(ConnectorError::Fatal("a sink was opened twice".into()));
         };

@@ -79,6 +79,15 @@ impl CheckpointStore {
         self.vfs.sync_folder(&self.folder).map_err(|error| failed(&error))
     }
 
+    /// Whether its files can be listed.
+    ///
+    /// # Errors
+    /// A sentence naming the folder: the disk does not answer now.
+    pub(super) fn look(&self) -> Result<(), String> {
+        let all = self.generations();
+        all.map(drop).map_err(|error| format!("cannot read {}: {error}", self.folder.display()))
+    }
+
     /// The newest whole checkpoint, with a word about each newer one that is
     /// damaged; `None` if there never was one.
     ///

@@ -68,6 +68,10 @@ pub enum JobError {
     /// An fsync has failed: nobody knows what is on the disk, and only another
     /// start finds out.
     #[error("{0}; nobody knows what is on the disk: the next start goes on from what it finds")]
+    /// The disk does not give or take what it must, it may be full; nothing is
+    /// lost, and another start goes on from the last checkpoint.
+    #[error("{0}")]
+    Storage(String),
     Disk(String),
 }
 
@@ -100,6 +104,7 @@ impl Job {
         let restored = store.read_newest().or_else(|reason| give_up(&plan, &store, config, reason));
         let (checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
         for file in damaged {
+        store.look().map_err(JobError::Storage)?;
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
         }
         plan.keep_what_is_read();
@@ -121,7 +126,7 @@ impl Job {
         let done = tokio::spawn(async move {
             let result = coordinator.run(controls).await;
             let result = result.map_err(|error| disk.failed_sync().map_or(error, JobError::Disk));
-            if let Err(error @ (JobError::Disk(_) | JobError::State(_))) = &result {
+            if let Err(error @ (JobError::Disk(_) | JobError::State(_) | JobError::Storage(_))) = &result {
                 nodes.iter().for_each(|stats| stats.set_state(format!("failed: {error}")));
             }
             if let Err(JobError::Failed { node, message }) = &result {
@@ -348,7 +353,7 @@ impl Coordinator {
                 metrics::counter!("tidegate_checkpoints_failed_total").increment(1);
                 tracing::error!("checkpoint {epoch} failed: {message}");
                 if self.stop_epoch == Some(epoch) || self.ledger.all_ended() {
-                    return Err(JobError::State(message));
+                    return Err(JobError::Storage(message));
                 }
                 return Ok(false);
             }

@@ -133,7 +133,7 @@ impl LoggedSource {
             let reader = log.records_after(after.unwrap_or_else(|| log.oldest().saturating_sub(1)));
             Ok((log, reader))
         });
-        let (log, reader) = opened.await.map_err(|error: LogError| fatal(&error))?;
+        let (log, reader) = opened.await.map_err(|error: LogError| unopened(&error))?;
         self.log = Some(GroupLog::start(log));
         self.replay = Some(reader);
         Ok(())
@@ -331,6 +331,14 @@ impl Source for LoggedSource {
             let own = place.and_then(|place| place.source).map(|text| Position(text.into_bytes().into()));
             // Any other is of a time when rows were not logged: the source's own, perhaps.
             self.source_position = own.or_else(|| resume.cloned()).filter(|_| self.remembers);
+/// A full disk is waited for.
+fn unopened(error: &LogError) -> ConnectorError {
+    match error {
+        LogError::Full(_) => ConnectorError::Lost(error.to_string()),
+        LogError::Broken(_) | LogError::Unreadable(_) => fatal(error),
+    }
+}
+
             self.open_log(record).await?;
         }
         if self.replay.is_some() { Ok(()) } else { self.connect().await }
