@@ -33,6 +33,9 @@ pub(crate) struct Serve {
     /// Begin a topology without any state, once, if no checkpoint of it can be read
     #[arg(long, value_name = "TOPOLOGY")]
     accept_loss: Vec<String>,
+    /// Go on where a sink of a topology has rows later than its saved state: they may be there twice
+    #[arg(long, value_name = "TOPOLOGY")]
+    accept_duplicates: Vec<String>,
     /// Log as text instead of JSON lines
     #[arg(long)]
     text: bool,
@@ -141,6 +144,7 @@ impl Serve {
             reset_state: of(&self.reset_state),
             keep_position: of(&self.keep_position),
             accept_loss: self.accept_loss.iter().any(|name| name == topology),
+            accept_duplicates: self.accept_duplicates.iter().any(|name| name == topology),
         }
     }
 
@@ -148,7 +152,7 @@ impl Serve {
     fn check_names(&self, charges: &[(Charge, Topology)]) -> Result<(), Failure> {
         let known: BTreeSet<&str> = charges.iter().map(|(charge, _)| charge.seat.name()).collect();
         let places = self.reset_state.iter().chain(&self.keep_position).map(|(topology, _)| topology);
-        let mut named = places.chain(&self.accept_loss);
+        let mut named = places.chain(&self.accept_loss).chain(&self.accept_duplicates);
         match named.find(|topology| !known.contains(topology.as_str())) {
             Some(topology) => Err(Failure::new(CONFIG, format!("there is no topology `{topology}`"))),
             None => Ok(()),

@@ -3,6 +3,7 @@
 //! epoch is delivered by a task, its rows and a marker in one transaction. An
 //! epoch at or below the marker is never sent again.
 
+mod ahead;
 mod deliver;
 #[cfg(test)]
 mod tests;
@@ -123,6 +124,8 @@ pub(crate) struct Settings {
     /// A stop waits as long as there is progress.
     once: bool,
     close_wait: Duration,
+    /// Whether a person accepts that rows come twice.
+    accepts_duplicates: bool,
 }
 
 /// A sink over this remote side, its log below the topology's state.
@@ -134,6 +137,7 @@ pub(crate) fn part(config: &NodeConfig, context: &BuildContext, remote: Box<dyn 
         bytes_max: log_bytes(config).unwrap_or(LOG_BYTES_MAX),
         once: context.once,
         close_wait: if context.once { STALL_WAIT } else { CLOSE_WAIT },
+        accepts_duplicates: false,
     };
     SinkPart { sink: Box::new(SinkLog::new(settings, remote)) }
 }
@@ -153,6 +157,7 @@ pub(crate) fn over(
         bytes_max,
         once: false,
         close_wait: CLOSE_WAIT,
+        accepts_duplicates: false,
     };
     SinkLog::new(settings, Box::new(remote))
 }
@@ -236,11 +241,6 @@ impl Running {
     }
 }
 
-/// Works with the log on a thread that may block.
-async fn with_shelf<T: Send + 'static>(
-    shelf: &Arc<Mutex<EpochLog>>,
-    work: impl FnOnce(&mut EpochLog) -> T + Send + 'static,
-) -> T {
 /// A full disk is waited for.
 fn refusal(error: &LogError) -> ConnectorError {
     match error {
@@ -249,6 +249,11 @@ fn refusal(error: &LogError) -> ConnectorError {
     }
 }
 
+/// Works with the log on a thread that may block.
+async fn with_shelf<T: Send + 'static>(
+    shelf: &Arc<Mutex<EpochLog>>,
+    work: impl FnOnce(&mut EpochLog) -> T + Send + 'static,
+) -> T {
     let shelf = Arc::clone(shelf);
     blocking(move || work(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
@@ -326,6 +331,10 @@ impl Sink for SinkLog {
             orders.committed = orders.committed.max(Some(epoch));
         });
         Ok(())
+    }
+
+    fn accept_duplicates(&mut self) {
+        self.settings.accepts_duplicates = true;
     }
 
     fn set_dead_letters(&mut self, dead: DeadLetters) {

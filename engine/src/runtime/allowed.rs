@@ -17,6 +17,9 @@ pub struct Allowed {
     pub keep_position: Vec<String>,
     /// If no checkpoint can be read, it begins without any.
     pub accept_loss: bool,
+    /// Sinks whose remote side is ahead of the state go on, and what they had
+    /// may come twice.
+    pub accept_duplicates: bool,
 }
 
 /// No checkpoint can be read: begins without any, if a person has said so.
@@ -32,11 +35,11 @@ pub(super) fn give_up(
     if !config.allowed.accept_loss {
         return Err(format!("{reason}. Bring a whole one back, or begin without any: --accept-loss"));
     }
+    // A slip beside it must not cost what a person might still bring back.
+    edits::names(plan, &Checkpoint::default(), &config.allowed)?;
     let empty = store.give_up()?;
     let sources: Vec<&str> = plan.sources.iter().map(|node| node.name.as_str()).collect();
     let operators: Vec<&str> = plan.operators.iter().map(|node| node.name.as_str()).collect();
-    // A slip beside it must not cost what a person might still bring back.
-    edits::names(plan, &Checkpoint::default(), &config.allowed)?;
     tracing::error!(
         topology = %plan.name, epoch = empty.epoch,
         "--accept-loss: begins without any state: lost are the positions of {sources:?} and the state of {operators:?}; {reason}"

@@ -55,11 +55,12 @@ pub(super) struct Built {
 
 /// Restores and starts every part of the plan.
 ///
-/// `epoch` is the one that sinks go on from.
+/// `epoch` is the one that sinks go on from; those of this life come after `begins`.
 pub(super) fn build(
     plan: Plan,
     checkpoint: Checkpoint,
     epoch: u64,
+    begins: u64,
     config: &JobConfig,
 ) -> Result<Built, JobError> {
     for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
@@ -76,6 +77,7 @@ pub(super) fn build(
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
+        begins,
         config,
         checkpoint,
         epoch,
@@ -155,6 +157,7 @@ struct DraftNode {
 
 struct Builder<'a> {
     topology: String,
+    begins: u64,
     config: &'a JobConfig,
     checkpoint: Checkpoint,
     epoch: u64,
@@ -230,6 +233,9 @@ impl Builder<'_> {
     }
 
     fn sink(&mut self, node: SinkNode) -> SinkDriver {
+        if self.config.allowed.accept_duplicates {
+            sink.accept_duplicates();
+        }
         let (job, stats) = self.part(&node.name, "sink", &[""]);
         let dead = self.dead_letters(&node.name);
         let mut sink = node.part.sink;
@@ -247,7 +253,7 @@ impl Builder<'_> {
             };
             sink = Box::new(QueuedSink::new(sink, settings));
         }
-        let setup = Setup { dead, retry: node.retry, epoch: self.epoch };
+        let setup = Setup { dead, retry: node.retry, epoch: self.epoch, begins: self.begins };
         self.driver(sink, &node.input, job, stats, setup)
     }
 
@@ -260,7 +266,8 @@ impl Builder<'_> {
         self.built.parts.push(name.clone());
         let job = JobLine { part: name.as_str().into(), sender: self.words.clone() };
         let dead = self.dead_letters(&name);
-        let setup = Setup { dead, retry: RetryPolicy::default(), epoch: self.epoch };
+        let retry = RetryPolicy::default();
+        let setup = Setup { dead, retry, epoch: self.epoch, begins: self.begins };
         self.driver(sink, port, job, stats, setup)
     }
 

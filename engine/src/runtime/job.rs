@@ -23,6 +23,7 @@ use crate::event::Barrier;
 use crate::planted;
 use crate::storage::blocking::blocking;
 use crate::storage::log::LogLimits;
+use crate::sink::EPOCHS_IN_DOUBT;
 use crate::storage::vfs::Vfs;
 use crate::time::Clock;
 use crate::topology::plan::Plan;
@@ -115,12 +116,15 @@ impl Job {
         let acknowledged = acknowledged.filter(|after| *after >= checkpoint.epoch);
         let epoch = acknowledged.map_or(checkpoint.epoch, |after| after + 1);
         let epoch = epoch.saturating_sub(u64::from(planted!(EpochReused)));
-        let mut built = build(plan, checkpoint, epoch, config)?;
+        // None of its epochs may be one that a remote side has already.
+        let doubt = if config.allowed.accept_duplicates { EPOCHS_IN_DOUBT } else { 0 };
+        let begins = epoch + doubt;
+        let mut built = build(plan, checkpoint, epoch, begins, config)?;
         store.go_on(&built.restored, std::mem::take(&mut built.compactions));
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
         let disk = Arc::clone(&config.vfs);
-        let coordinator = Coordinator::new(built, store, Arc::clone(&disk), epoch, interval);
+        let coordinator = Coordinator::new(built, store, Arc::clone(&disk), begins, interval);
         let checkpoints = Arc::clone(&coordinator.checkpoints);
         let (nodes, topology) = (stats.clone(), name.clone());
         let done = tokio::spawn(async move {
