@@ -361,6 +361,7 @@ fn acknowledged_rows_of_a_source_that_is_gone_are_not_forgotten() {
     assert_eq!(code, Some(0), "{said}");
     let ids = || published(&folder.join("out")).iter().map(|row| row["id"].as_u64()).collect::<Vec<_>>();
     assert_eq!(ids(), [Some(1), Some(9)]);
+    assert!(said.contains("3 records that were acknowledged and not worked on are put aside"), "{said}");
 }
 
 const QUEUED: &str = r#"[source.rows]

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Charge {
     pub(crate) file: TopologyFile,
     pub(crate) options: LoadOptions,
-    /// What a person allows, until a checkpoint has been made.
+    /// What a person allows, until it has been done.
     pub(crate) allowed: Allowed,
     /// What it shows of itself.
     pub(crate) seat: Arc<Seat>,
@@ -125,6 +125,9 @@ impl Charge {
             Ok(running) => running,
             Err(failure) => return End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
         };
+        // What else a person allows has been done, durably: it is not for later starts.
+        let accept_duplicates = self.allowed.accept_duplicates;
+        self.allowed = Allowed { accept_duplicates, ..Allowed::default() };
         self.seat.show(&running);
         let result = tokio::select! {
             result = running.wait() => result,
@@ -141,7 +144,7 @@ impl Charge {
         };
         let (ran, checkpoints) = (began.elapsed(), running.job.checkpoints());
         if checkpoints > 0 {
-            // What a person allows has been done, durably: it is not for later starts.
+            // Its epochs are behind those in doubt now.
             self.allowed = Allowed::default();
         }
         running.stop_flows().await;

@@ -63,9 +63,6 @@ pub(super) fn build(
     begins: u64,
     config: &JobConfig,
 ) -> Result<Built, JobError> {
-    for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
-        tracing::warn!(topology = %plan.name, "{note}");
-    }
     let outside = |name: &String, fingerprint: &Fingerprint| (name.clone(), fingerprint.text().to_owned());
     let of_sources = plan.sources.iter().map(|node| outside(&node.name, &node.fingerprint));
     let of_sinks = plan.sinks.iter().filter(|node| edits::keeps_rows(node));
@@ -77,10 +74,10 @@ pub(super) fn build(
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
-        begins,
         config,
         checkpoint,
         epoch,
+        begins,
         words: words_in,
         readers: BTreeMap::new(),
         built: Built {
@@ -157,10 +154,10 @@ struct DraftNode {
 
 struct Builder<'a> {
     topology: String,
-    begins: u64,
     config: &'a JobConfig,
     checkpoint: Checkpoint,
     epoch: u64,
+    begins: u64,
     words: mpsc::Sender<FromPart>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
@@ -220,7 +217,6 @@ impl Builder<'_> {
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
         let name = &node.name;
         let state = self.checkpoint.operators.remove(name).filter(|_| !planted!(StateForgotten));
-        let state = state.filter(|_| !self.config.allowed.reset_state.contains(name));
         let Some(OperatorState { fingerprint, batches: state, .. }) = state else { return Ok(()) };
         if state.is_empty() {
             return Ok(());
@@ -233,13 +229,13 @@ impl Builder<'_> {
     }
 
     fn sink(&mut self, node: SinkNode) -> SinkDriver {
-        if self.config.allowed.accept_duplicates {
-            sink.accept_duplicates();
-        }
         let (job, stats) = self.part(&node.name, "sink", &[""]);
         let dead = self.dead_letters(&node.name);
         let mut sink = node.part.sink;
         sink.set_dead_letters(dead.clone());
+        if self.config.allowed.accept_duplicates {
+            sink.accept_duplicates();
+        }
         if let Some(queue) = node.queue {
             let settings = egress::Settings {
                 folder: self.config.data_dir.join("egress").join(&node.name),
@@ -341,7 +337,6 @@ impl Builder<'_> {
         self.built.sources.push(commands);
         let outlets = Outlets { ports: self.ports(&node.name, 2), stats };
         let restored = self.checkpoint.sources.remove(&node.name);
-        let restored = restored.filter(|_| !self.config.allowed.reset_state.contains(&node.name));
         let (position, watermark) = restored.unwrap_or_default();
         let wanted = node.part.replayable || node.part.source.remembers();
         let position = position.filter(|_| wanted && !planted!(PositionForgotten));

@@ -141,6 +141,23 @@ impl CheckpointStore {
         Ok(empty)
     }
 
+    /// Changes the file of an epoch, durably: whole as it was, or as it is to be.
+    /// Without a file there is nothing to change.
+    ///
+    /// # Errors
+    /// A sentence naming the file.
+    pub(super) fn amend(&self, epoch: u64, change: impl FnOnce(&mut Checkpoint)) -> Result<(), String> {
+        if epoch == 0 {
+            return Ok(());
+        }
+        let path = self.folder.join(file_name(epoch));
+        let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
+        let mut checkpoint = self.read(epoch).map_err(|error| failed(&error))?;
+        change(&mut checkpoint);
+        let (bytes, _) = checkpoint.encode().map_err(|error| failed(&error))?;
+        write_atomically(self.vfs.as_ref(), &path, &[&bytes]).map_err(|error| failed(&error))
+    }
+
     /// One file, without those that it names.
     fn read(&self, epoch: u64) -> Result<Checkpoint, String> {
         let bytes = self.vfs.read(&self.folder.join(file_name(epoch))).map_err(|error| error.to_string())?;

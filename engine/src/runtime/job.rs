@@ -13,17 +13,19 @@ use tokio::time::Instant;
 
 pub use super::allowed::Allowed;
 use super::allowed::give_up;
+use super::anew;
 use super::build::{Built, build};
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::CheckpointStore;
+use super::edits;
 use super::ledger::{Complete, Ledger};
 use super::parts::{Command, FromPart, Word};
 use super::stats::NodeStats;
 use crate::event::Barrier;
 use crate::planted;
+use crate::sink::EPOCHS_IN_DOUBT;
 use crate::storage::blocking::blocking;
 use crate::storage::log::LogLimits;
-use crate::sink::EPOCHS_IN_DOUBT;
 use crate::storage::vfs::Vfs;
 use crate::time::Clock;
 use crate::topology::plan::Plan;
@@ -66,13 +68,13 @@ pub enum JobError {
     /// Its state cannot be read, or belongs to another configuration.
     #[error("{0}")]
     State(String),
-    /// An fsync has failed: nobody knows what is on the disk, and only another
-    /// start finds out.
-    #[error("{0}; nobody knows what is on the disk: the next start goes on from what it finds")]
     /// The disk does not give or take what it must, it may be full; nothing is
     /// lost, and another start goes on from the last checkpoint.
     #[error("{0}")]
     Storage(String),
+    /// An fsync has failed: nobody knows what is on the disk, and only another
+    /// start finds out.
+    #[error("{0}; nobody knows what is on the disk: the next start goes on from what it finds")]
     Disk(String),
 }
 
@@ -102,12 +104,16 @@ impl Job {
     /// The state cannot be read or does not fit the plan; nothing has started.
     pub fn start(mut plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
         let store = CheckpointStore::new(Arc::clone(&config.vfs), config.data_dir.join("checkpoints"));
-        let restored = store.read_newest().or_else(|reason| give_up(&plan, &store, config, reason));
-        let (checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
-        for file in damaged {
         store.look().map_err(JobError::Storage)?;
+        let restored = store.read_newest().or_else(|reason| give_up(&plan, &store, config, reason));
+        let (mut checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
+        for file in damaged {
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
         }
+        for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
+            tracing::warn!(topology = %plan.name, "{note}");
+        }
+        anew::begin(&plan, &mut checkpoint, &store, config).map_err(JobError::Storage)?;
         plan.keep_what_is_read();
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;
