@@ -58,12 +58,14 @@ async fn poisoned(flows: Option<SchedulerHandle>) -> String {
     }
 }
 
-/// State that cannot be used stays so until a person does something.
+/// State that cannot be used stays so until a person does something; a disk
+/// that has no room has some again one day.
 fn failure_of(error: &JobError) -> Failure {
     match error {
         JobError::State(_) => Failure::hopeless(error),
         JobError::Failed { .. } => Failure::new(FAILED, error),
         JobError::Disk(_) => Failure::new(IO, error),
+        JobError::Storage(_) => Failure::passing(IO, error),
     }
 }
 

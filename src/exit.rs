@@ -9,8 +9,19 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The exit code.
     pub(crate) code: u8,
-    /// Whether trying again is of no use before a person has done something.
-    pub(crate) is_hopeless: bool,
+    /// What the daemon does about it.
+    pub(crate) retry: Retry,
+}
+
+/// Whether trying again is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// A few times: the next start may meet the same row.
+    Counted,
+    /// As long as it takes: its cause is outside, and goes away by itself.
+    Always,
+    /// Not before a person has done something.
+    Never,
 }
 
 /// Something failed.
@@ -24,12 +35,17 @@ pub(crate) const CONFIG: u8 = 78;
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl std::fmt::Display) -> Failure {
-        Failure { message: message.to_string(), code, is_hopeless: false }
+        Failure { message: message.to_string(), code, retry: Retry::Counted }
     }
 
     /// Something failed that will fail again.
     pub(crate) fn hopeless(message: impl std::fmt::Display) -> Failure {
-        Failure { is_hopeless: true, ..Failure::new(FAILED, message) }
+        Failure { retry: Retry::Never, ..Failure::new(FAILED, message) }
+    }
+
+    /// Something outside is not as it must be, for now.
+    pub(crate) fn passing(code: u8, message: impl std::fmt::Display) -> Failure {
+        Failure { retry: Retry::Always, ..Failure::new(code, message) }
     }
 
     /// Prints the message and gives the exit code.

@@ -111,6 +111,14 @@ fn without_a_whole_checkpoint_nothing_starts_until_a_person_accepts_the_loss() {
     }
     assert_eq!((out(folder), table(folder)), before, "nothing has started");
 
+    // A slip beside it costs nothing.
+    for slip in [["--reset-state", "tabel"], ["--keep-position", "row"]] {
+        let (code, said) = run(folder, &[&["--once", "--accept-loss"][..], &slip].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.lines().last().expect("a last word").contains(slip[1]), "{said}");
+        assert_eq!(checkpoints(folder), all, "nothing is put aside");
+    }
+
     let (code, said) = run(folder, &["--once", "--accept-loss"]);
     assert_eq!(code, Some(0), "{said}");
     let audit: Vec<&str> =
@@ -151,4 +159,32 @@ fn a_sink_that_is_ahead_of_the_state_ends_a_bounded_run_with_an_error() {
         assert!(last.contains(words), "{words} is not in {last}");
     }
     assert_eq!(table(folder).len(), 30, "nothing more is delivered");
+
+    let (code, said) = run(folder, &["--once", "--accept-duplicates"]);
+    assert_eq!(code, Some(0), "{said}");
+    let audit: Vec<&str> = said.lines().filter(|line| line.contains("--accept-duplicates: ")).collect();
+    assert_eq!(audit.len(), 1, "{said}");
+    for words in ["\"ERROR\"", "\"table\"", "later than epoch", "may be there twice"] {
+        assert!(audit[0].contains(words), "{words} is not in {}", audit[0]);
+    }
+    // What came after that state is there twice, everything else once.
+    let rows = table(folder);
+    let times = |id: i64| rows.iter().filter(|row| **row == id).count();
+    let first_twice = (0..30).find(|id| times(*id) == 2).expect("some are in doubt");
+    assert!(
+        (0..first_twice).all(|id| times(id) == 1) && (first_twice..30).all(|id| times(id) == 2),
+        "{rows:?}"
+    );
+    assert!((30..40).all(|id| times(id) == 1), "{rows:?}");
+
+    // From here on as ever, and the flag does nothing where nothing is ahead.
+    let before = rows.len();
+    for (ids, arguments) in [(40..50, &["--once"][..]), (50..60, &["--once", "--accept-duplicates"])] {
+        append(folder, ids);
+        let (code, said) = run(folder, arguments);
+        assert_eq!((code, said.contains("--accept-duplicates:")), (Some(0), false), "{said}");
+    }
+    let rows = table(folder);
+    assert_eq!(rows.len(), before + 20);
+    assert_eq!(rows[before..], (40..60).collect::<Vec<_>>());
 }

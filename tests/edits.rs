@@ -88,6 +88,12 @@ struct Edit {
 const BEFORE: std::ops::Range<u64> = 0..5;
 const AFTER: std::ops::Range<u64> = 5..9;
 
+/// The trigger, whose rows wait whole.
+const HIGH: (&str, &str) = (
+    "[trigger.high]\nfrom  = \"rows\"\nkey   = [\"device\"]\nwhen  = \"value > 50\"\nhold  = \"1m\"\nstart = \"look\"\n",
+    "",
+);
+
 const EDITS: &[Edit] = &[
     Edit { name: "nothing", edits: &[], arguments: &[], expect: Counts(9, &[]) },
     Edit {
@@ -116,7 +122,6 @@ const EDITS: &[Edit] = &[
         arguments: &[],
         expect: Refused(&[
             "  operator.calm: its input's column `value` was float64, is int64 (plant.toml:15:12)",
-            "  operator.calm: its input has a new column `site` (string) (plant.toml:15:12)",
             "    change it back, or throw its state away: --reset-state calm",
             "  trigger.high: hold was \"1m\", is \"2m\" (plant.toml:24:9)",
             "  trigger.high: its input's column `value` was float64, is int64 (plant.toml:21:9)",
@@ -125,9 +130,14 @@ const EDITS: &[Edit] = &[
             "  operator.load: key was [\"device\"], is left out (plant.toml:7:11)",
             "  operator.load: select has \"max(value) AS peak\" besides what it had (plant.toml:11:10)",
             "  operator.load: its input's column `value` was float64, is int64 (plant.toml:9:10)",
-            "  operator.load: its input has a new column `site` (string) (plant.toml:9:10)",
             "    change it back, or throw its state away: --reset-state load",
         ]),
+    },
+    Edit {
+        name: "columns that nothing with state reads",
+        edits: &[("value = \"float64\" }", "site = \"string\", value = \"float64\" }"), HIGH],
+        arguments: &[],
+        expect: Counts(9, &["`high` is not in the file any more"]),
     },
     Edit {
         name: "keys that state does not depend on",
@@ -351,6 +361,7 @@ fn acknowledged_rows_of_a_source_that_is_gone_are_not_forgotten() {
     assert_eq!(code, Some(0), "{said}");
     let ids = || published(&folder.join("out")).iter().map(|row| row["id"].as_u64()).collect::<Vec<_>>();
     assert_eq!(ids(), [Some(1), Some(9)]);
+    assert!(said.contains("3 records that were acknowledged and not worked on are put aside"), "{said}");
 }
 
 const QUEUED: &str = r#"[source.rows]

@@ -208,3 +208,110 @@ fn kills_never_lead_to_safe_mode() {
     daemon.signal("-TERM");
     assert_eq!(daemon.wait(), Some(0));
 }
+
+/// Fails when it runs, and reads a file when it is loaded.
+const TABLE: &str = r#"
+[table.sites]
+type = "csv"
+path = "SITES"
+"#;
+
+#[test]
+fn a_file_that_is_away_when_it_is_loaded_again_is_waited_for() {
+    let files = tempfile::tempdir().expect("a folder");
+    let [rows, sites, out] = ["rows.csv", "sites.csv", "out"].map(|name| files.path().join(name));
+    std::fs::write(&rows, "b\n1\n").expect("writes");
+    std::fs::write(&sites, "site\nnorth\n").expect("writes");
+    let text = (FAILING.to_owned() + TABLE).replace("ROWS", &rows.display().to_string());
+    let text = text.replace("DIRECTORY", &out.display().to_string());
+    let folder = folder(&[("failing", &text.replace("SITES", &sites.display().to_string()))]);
+    let mut daemon = Daemon::start(folder.path());
+    wait_for(&daemon, "failing", "waiting");
+    // Somebody replaces it, and takes his time.
+    std::fs::remove_file(&sites).expect("removes");
+    std::fs::write(&rows, "a\n1\n").expect("writes");
+    let started = Instant::now();
+    while !state(&daemon, "failing").1.contains("sites.csv") {
+        assert!(started.elapsed() < LIMIT, "{:?}", state(&daemon, "failing"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (now, reason) = state(&daemon, "failing");
+    assert!(now == "waiting" && reason.contains("TG-C009"), "{now}: {reason}");
+    std::fs::write(&sites, "site\nnorth\n").expect("writes");
+    wait_for(&daemon, "failing", "running");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(), Some(0), "it is well again");
+}
+
+/// Ends by itself, and makes its only checkpoint then.
+const BOUNDED: &str = r#"
+[topology]
+checkpoint_interval = "1h"
+
+[source.numbers]
+type  = "generate"
+rate  = "100/s"
+count = 300
+
+[sink.out]
+type = "file"
+from = "numbers"
+path = "OUT.d/"
+"#;
+
+/// A disk that takes no checkpoint: a file stands where their folder is to be.
+fn block(state: &Path) -> std::path::PathBuf {
+    let (started, blocked) = (Instant::now(), state.join("checkpoints"));
+    while !state.exists() {
+        assert!(started.elapsed() < LIMIT, "no state");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::write(&blocked, "").expect("no checkpoint yet");
+    blocked
+}
+
+#[test]
+fn a_last_checkpoint_that_no_disk_takes_is_waited_for_and_ends_with_74() {
+    let folder = folder(&[("first", BOUNDED), ("second", COUNTING)]);
+    let folder = folder.path();
+    let mut daemon = Daemon::start(folder);
+    wait_for(&daemon, "first", "running");
+    let blocked = block(&folder.join("state/first"));
+    let reason = wait_for(&daemon, "first", "waiting");
+    assert!(reason.contains("cannot write") && reason.contains("first/checkpoints"), "{reason}");
+    goes_on(folder, "second");
+    // The next starts cannot even read it: however many there are.
+    let restarted = r#"tidegate_topology_restarts_total{topology="first"} "#;
+    let restarts = |daemon: &Daemon| {
+        let metrics = daemon.get("/metrics").1;
+        metrics.lines().find_map(|line| line.strip_prefix(restarted)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let started = Instant::now();
+    while restarts(&daemon) < 2 {
+        assert!(started.elapsed() < LIMIT, "{:?}", state(&daemon, "first"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(state(&daemon, "first").0, "waiting");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(), Some(74), "the disk alone is to blame");
+
+    std::fs::remove_file(&blocked).expect("removes");
+    let mut daemon = Daemon::start(folder);
+    wait_for(&daemon, "first", "ended");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    let files = std::fs::read_dir(folder.join("first.jsonl.d")).expect("a folder");
+    let text: String = files
+        .map(|file| std::fs::read_to_string(file.expect("readable").path()).expect("readable"))
+        .collect();
+    assert_eq!(text.lines().count(), 300, "each row once");
+
+    // The same in the foreground.
+    let mut run = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let mut run = run.args(["run", "topologies/first.toml", "--data-dir", "alone"]).current_dir(folder);
+    run = run.stderr(std::process::Stdio::null());
+    let mut child = run.spawn().expect("starts");
+    block(&folder.join("alone"));
+    assert_eq!(child.wait().expect("ends").code(), Some(74));
+}

@@ -59,7 +59,8 @@ pub trait Operator: Send {
 
     /// Columns of its inputs whose values it looks at itself, by index; `None`
     /// if it may look at any. Rows it only passes on, on a port of its input's
-    /// shape, do not count: their readers are asked.
+    /// shape, do not count: their readers are asked. Its state holds nothing of
+    /// other columns: they may come and go while it is kept.
     fn reads(&self) -> Option<Vec<usize>> {
         None
     }

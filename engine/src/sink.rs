@@ -7,6 +7,10 @@ use async_trait::async_trait;
 use crate::dead_letters::DeadLetters;
 use crate::error::ConnectorError;
 
+/// A life that goes on from a state that is older than what was delivered
+/// leaves out so many epochs: one a second for 34 years.
+pub const EPOCHS_IN_DOUBT: u64 = 1 << 30;
+
 /// Writes rows to the outside.
 #[async_trait]
 pub trait Sink: Send {
@@ -56,6 +60,12 @@ pub trait Sink: Send {
     fn upserts(&self) -> bool {
         false
     }
+
+    /// A person accepts that rows come twice: a remote side that is ahead of the
+    /// state is no reason to stop. Epochs of this life are so far behind those of
+    /// the state (`EPOCHS_IN_DOUBT`) that none of them is there already. Called
+    /// before `open`.
+    fn accept_duplicates(&mut self) {}
 
     /// Where rows go that are refused after `flush` has returned; called once,
     /// before `open`. What `write` and `flush` say was refused needs no help.

@@ -41,6 +41,9 @@ pub(crate) struct Run {
     /// Begin without any state if no checkpoint can be read
     #[arg(long)]
     accept_loss: bool,
+    /// Go on where a sink has rows later than the saved state: they may be there twice
+    #[arg(long)]
+    accept_duplicates: bool,
     /// Give `${NAME}` a value
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
@@ -130,6 +133,7 @@ impl Run {
             reset_state: self.reset_state.clone(),
             keep_position: self.keep_position.clone(),
             accept_loss: self.accept_loss,
+            accept_duplicates: self.accept_duplicates,
         }
     }
 

@@ -15,7 +15,7 @@ use super::run::stop_signal;
 use crate::api::{Seat, Shown, install_metrics, serve};
 use crate::config::DaemonConfig;
 use crate::daemon::Runtimes;
-use crate::exit::{CONFIG, FAILED, Failure};
+use crate::exit::{CONFIG, FAILED, Failure, IO};
 use crate::supervise::Charge;
 use crate::topology::{LoadOptions, Topology, load_and_report};
 
@@ -33,6 +33,9 @@ pub(crate) struct Serve {
     /// Begin a topology without any state, once, if no checkpoint of it can be read
     #[arg(long, value_name = "TOPOLOGY")]
     accept_loss: Vec<String>,
+    /// Go on where a sink of a topology has rows later than its saved state: they may be there twice
+    #[arg(long, value_name = "TOPOLOGY")]
+    accept_duplicates: Vec<String>,
     /// Log as text instead of JSON lines
     #[arg(long)]
     text: bool,
@@ -73,16 +76,21 @@ impl Serve {
             stop.send_replace(true);
             // A second signal ends at once; the next start goes on as after a crash.
             let stopping = async {
-                let mut all_well = true;
+                let mut codes = Vec::new();
                 while let Some(life) = lives.join_next().await {
-                    all_well &= life.unwrap_or(false);
+                    codes.extend(life.unwrap_or(Err(FAILED)).err());
                 }
-                all_well
+                codes
             };
             tokio::select! {
-                all_well = stopping => {
-                    if all_well { Ok(()) } else { Err(Failure::new(FAILED, "a topology has failed")) }
-                }
+                codes = stopping => match codes.as_slice() {
+                    [] => Ok(()),
+                    // The disk alone is to blame.
+                    codes if codes.iter().all(|code| *code == IO) => {
+                        Err(Failure::new(IO, "a topology could not be written to its disk"))
+                    }
+                    _ => Err(Failure::new(FAILED, "a topology has failed")),
+                },
                 () = stop_signal()? => Err(Failure::new(FAILED, "stopped at once by a second signal")),
             }
         })
@@ -120,7 +128,9 @@ impl Serve {
             1 => Err(wrong.remove(0)),
             count => {
                 let message = format!("{count} of {} topologies are wrong; nothing was started", files.len());
-                Err(Failure::new(CONFIG, message))
+                // Files that cannot be read now are no mistakes.
+                let code = if wrong.iter().all(|failure| failure.code == IO) { IO } else { CONFIG };
+                Err(Failure::new(code, message))
             }
         }
     }
@@ -134,6 +144,7 @@ impl Serve {
             reset_state: of(&self.reset_state),
             keep_position: of(&self.keep_position),
             accept_loss: self.accept_loss.iter().any(|name| name == topology),
+            accept_duplicates: self.accept_duplicates.iter().any(|name| name == topology),
         }
     }
 
@@ -141,7 +152,7 @@ impl Serve {
     fn check_names(&self, charges: &[(Charge, Topology)]) -> Result<(), Failure> {
         let known: BTreeSet<&str> = charges.iter().map(|(charge, _)| charge.seat.name()).collect();
         let places = self.reset_state.iter().chain(&self.keep_position).map(|(topology, _)| topology);
-        let mut named = places.chain(&self.accept_loss);
+        let mut named = places.chain(&self.accept_loss).chain(&self.accept_duplicates);
         match named.find(|topology| !known.contains(topology.as_str())) {
             Some(topology) => Err(Failure::new(CONFIG, format!("there is no topology `{topology}`"))),
             None => Ok(()),

@@ -28,18 +28,30 @@ pub(super) enum Next {
 }
 
 impl Failures {
+    /// Something outside keeps it from running, or from ending well, after it ran
+    /// for so long: no row is to blame, so it is never given up.
+    pub(super) fn on_passing(&mut self, ran: Duration) -> Next {
+        Next::Again(self.wait(ran))
+    }
+
     /// It has failed after it ran for so long and completed so many checkpoints.
     pub(super) fn on_failure(&mut self, ran: Duration, checkpoints: u64) -> Next {
         if checkpoints > 0 {
             self.without_checkpoint = 0;
         }
+        let wait = self.wait(ran);
+        self.without_checkpoint += 1;
+        if self.without_checkpoint >= FAILURES_MAX { Next::SafeMode } else { Next::Again(wait) }
+    }
+
+    /// The next wait, longer than the last one.
+    fn wait(&mut self, ran: Duration) -> Duration {
         if ran >= STABLE {
             self.since_stable = 0;
         }
         let wait = WAITS.get(self.since_stable as usize).or(WAITS.last()).copied().unwrap_or_default();
         self.since_stable += 1;
-        self.without_checkpoint += 1;
-        if self.without_checkpoint >= FAILURES_MAX { Next::SafeMode } else { Next::Again(wait) }
+        wait
     }
 }
 
@@ -59,6 +71,16 @@ mod tests {
         // What it completed before its first failure says nothing about the next start.
         assert_eq!(failures.on_failure(SHORT, 7), again(1));
         assert_eq!(failures.on_failure(SHORT, 0), again(5));
+        assert_eq!(failures.on_failure(SHORT, 0), Next::SafeMode);
+    }
+
+    #[test]
+    fn what_is_outside_is_waited_for_and_counts_for_nothing() {
+        let mut failures = Failures::default();
+        let waits: Vec<Next> = (0..5).map(|_| failures.on_passing(Duration::ZERO)).collect();
+        assert_eq!(waits, [again(1), again(5), again(30), again(30), again(30)]);
+        assert_eq!(failures.on_failure(SHORT, 0), again(30), "the first of its own");
+        assert_eq!(failures.on_failure(SHORT, 0), again(30));
         assert_eq!(failures.on_failure(SHORT, 0), Next::SafeMode);
     }
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::failures::{Failures, Next};
 use crate::api::Seat;
 use crate::daemon::Running;
-use crate::exit::Failure;
+use crate::exit::{FAILED, Failure, Retry};
 use crate::topology::{LoadOptions, Topology, TopologyFile};
 
 /// How long parts of a life that has failed may take to let go of their files.
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Charge {
     pub(crate) file: TopologyFile,
     pub(crate) options: LoadOptions,
-    /// What a person allows, until a checkpoint has been made.
+    /// What a person allows, until it has been done.
     pub(crate) allowed: Allowed,
     /// What it shows of itself.
     pub(crate) seat: Arc<Seat>,
@@ -49,14 +49,14 @@ enum End {
 
 impl Charge {
     /// Runs until it is stopped; tells `ended` when its streams have ended by
-    /// themselves. Answers whether all went well.
+    /// themselves. Answers the exit code if not all went well.
     pub(crate) async fn run(
         mut self,
         first: Topology,
         compute: Handle,
         ended: mpsc::Sender<()>,
         mut stop: watch::Receiver<bool>,
-    ) -> bool {
+    ) -> Result<(), u8> {
         let mut failures = Failures::default();
         let mut next = Ok(first);
         loop {
@@ -65,13 +65,19 @@ impl Charge {
                 Err(failure) => End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
             };
             let (failure, what) = match end {
-                End::Over(Ok(())) => return true,
+                End::Over(Ok(())) => return Ok(()),
                 End::Over(Err(failure)) => {
                     tracing::error!(topology = %self.seat.name(), "{}", failure.message);
-                    return false;
+                    return Err(failure.code);
                 }
-                End::Failed { failure, .. } if failure.is_hopeless => (failure, Next::SafeMode),
-                End::Failed { failure, ran, checkpoints } => (failure, failures.on_failure(ran, checkpoints)),
+                End::Failed { failure, ran, checkpoints } => {
+                    let what = match failure.retry {
+                        Retry::Never => Next::SafeMode,
+                        Retry::Always => failures.on_passing(ran),
+                        Retry::Counted => failures.on_failure(ran, checkpoints),
+                    };
+                    (failure, what)
+                }
             };
             match what {
                 Next::SafeMode => {
@@ -82,7 +88,7 @@ impl Charge {
                         failure.message
                     );
                     wait_for(&mut stop).await;
-                    return false;
+                    return Err(failure.code);
                 }
                 Next::Again(wait) => {
                     self.seat.set_state("waiting", &failure.message);
@@ -93,13 +99,14 @@ impl Charge {
                     );
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = wait_for(&mut stop) => return false,
+                        () = wait_for(&mut stop) => return Err(failure.code),
                     }
                 }
             }
             metrics::counter!("tidegate_topology_restarts_total", "topology" => self.seat.name().to_owned())
                 .increment(1);
-            next = self.file.load(&self.options).map_err(|error| Failure::hopeless(error.to_string()));
+            // The same text was right before: it is a file beside it that is being replaced.
+            next = self.file.load(&self.options).map_err(|error| Failure::passing(FAILED, error));
         }
     }
 
@@ -118,6 +125,9 @@ impl Charge {
             Ok(running) => running,
             Err(failure) => return End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
         };
+        // What else a person allows has been done, durably: it is not for later starts.
+        let accept_duplicates = self.allowed.accept_duplicates;
+        self.allowed = Allowed { accept_duplicates, ..Allowed::default() };
         self.seat.show(&running);
         let result = tokio::select! {
             result = running.wait() => result,
@@ -134,7 +144,7 @@ impl Charge {
         };
         let (ran, checkpoints) = (began.elapsed(), running.job.checkpoints());
         if checkpoints > 0 {
-            // What a person allows has been done, durably: it is not for later starts.
+            // Its epochs are behind those in doubt now.
             self.allowed = Allowed::default();
         }
         running.stop_flows().await;

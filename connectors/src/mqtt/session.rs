@@ -95,6 +95,10 @@ impl Session {
         let changed = !unsubscribe.is_empty();
         let mut asked = Ok(());
         for filter in unsubscribe {
+            tracing::warn!(
+                node = self.node,
+                "`{filter}` is not in the file any more: what the broker holds of it is not wanted"
+            );
             asked = asked.and_then(|()| self.requests.unsubscribe(&filter));
         }
         if subscribe {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use tidegate_engine::dead_letters::{DeadLetters, Refusals};
-use tidegate_engine::storage::blocking::blocking;
-use tidegate_engine::storage::epoch_log::{EpochLog, Item, next_item};
+use tidegate_engine::sink::EPOCHS_IN_DOUBT;
+use tidegate_engine::storage::epoch_log::{EpochLog, Item};
 use tidegate_engine::storage::log::LogError;
-use tidegate_engine::storage::log_reader::LogReader;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::ahead::read;
 use super::{Remote, RemoteError, Settings, with_shelf};
 
 /// First wait after a lost peer.
@@ -25,8 +25,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A transaction takes further epochs until it has this many rows.
 const TRANSACTION_ROWS: usize = 50_000;
-/// Rows that are read ahead.
-const CHUNK_ROWS: usize = 10_000;
 /// Refused rows that are logged one by one, of each transaction.
 const TOLD_MAX: usize = 10;
 /// How often a transaction that is kept open is looked after.
@@ -64,6 +62,10 @@ pub(super) struct Delivery {
     remote: Box<dyn Remote>,
     shelf: Arc<Mutex<EpochLog>>,
     progress: watch::Sender<Progress>,
+    accepts_duplicates: bool,
+    /// Where a person has accepted them: rows of the log up to the first epoch are
+    /// there, those behind it up to the second are not, whatever the marker says.
+    accepted: Option<(u64, u64)>,
     is_connected: bool,
     /// The last epoch that this task has tried to commit.
     tried: u64,
@@ -109,6 +111,8 @@ impl Delivery {
             remote,
             shelf,
             progress,
+            accepts_duplicates: settings.accepts_duplicates,
+            accepted: None,
             is_connected: false,
             tried: 0,
             done: 0,
@@ -166,12 +170,14 @@ impl Delivery {
             let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
             let known = born.unwrap_or(self.tried);
             if let Some(marker) = in_time(CONNECT_TIMEOUT, self.remote.look()).await? {
-                self.check(marker, known)?;
+                self.check_or_accept(marker, known, order.resumed)?;
             }
             let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
             let reached = self.remote.announced().map_or(marker, |announced| announced.max(marker));
-            self.check(reached, known)?;
-            meet(&self.shelf).await?;
+            self.check_or_accept(reached, known, order.resumed)?;
+            if self.accepted.is_none() {
+                meet(&self.shelf).await?;
+            }
             self.is_connected = true;
         }
         if self.seen != Some(committed) {
@@ -179,7 +185,14 @@ impl Delivery {
             self.seen = Some(committed);
         }
         let bytes = with_shelf(&self.shelf, |shelf| shelf.bytes()).await;
-        if self.is_due(order, bytes) { self.finish().await } else { Ok(()) }
+        if self.is_due(order, bytes) {
+            self.finish().await?;
+            if self.accepted.take().is_some() {
+                // Until now another start had to ask again.
+                meet(&self.shelf).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the rows up to an epoch into transactions.
@@ -245,11 +258,16 @@ impl Delivery {
             self.under_way = Some(transaction);
             self.finish().await?;
         };
-        if epoch > transaction.began_at {
+        let (is_there, at) = match self.accepted {
+            // The marker counts them, and others came under their numbers.
+            Some((known, resumed)) if epoch <= resumed => (epoch <= known, transaction.began_at + 1),
+            Some(_) | None => (epoch <= transaction.began_at, epoch),
+        };
+        if !is_there {
             for batch in batches {
                 self.insert(&mut transaction, batch).await?;
             }
-            (transaction.epoch, transaction.shape) = (epoch, shape);
+            (transaction.epoch, transaction.shape) = (at, shape);
             self.since.get_or_insert_with(Instant::now);
         }
         self.under_way = Some(transaction);
@@ -329,6 +347,28 @@ impl Delivery {
         Ok(())
     }
 
+    /// The same, unless a person accepts that rows come twice, who is quoted in the
+    /// log. The epochs of this life are later than the marker, or it stops.
+    fn check_or_accept(&mut self, marker: u64, known: u64, resumed: u64) -> Result<(), RemoteError> {
+        let is_later = marker <= resumed.saturating_add(EPOCHS_IN_DOUBT / 2);
+        if marker <= known || !self.accepts_duplicates || !is_later {
+            return self.check(marker, known);
+        }
+        self.accepted.get_or_insert((known, resumed));
+        if self.tried < marker {
+            self.tried = marker;
+            metrics::counter!("tidegate_sink_duplicates_accepted_total", "node" => self.node.clone())
+                .increment(1);
+            tracing::error!(
+                node = %self.node,
+                "--accept-duplicates: the remote side has rows up to epoch {marker}, later than epoch {known} that this \
+                 topology knows of; rows of epochs {} to {marker} may be there twice, and those before count as delivered",
+                known + 1
+            );
+        }
+        Ok(())
+    }
+
     /// A marker that none of our checkpoints knows: rows after the checkpoint
     /// have been delivered, and will come again under other epochs.
     fn check(&self, marker: u64, known: u64) -> Result<(), RemoteError> {
@@ -338,7 +378,7 @@ impl Delivery {
         Err(RemoteError::Fatal(format!(
             "the remote side has rows up to epoch {marker}, later than epoch {known} that this topology knows of: its \
              state is older than what was delivered, or another topology of this name writes there. Bring the newer \
-             state back, or accept rows twice and remove {}",
+             state back, or accept rows twice: --accept-duplicates, or remove {}",
             self.remote.marker_place()
         )))
     }
@@ -397,38 +437,4 @@ async fn in_time<T>(
 ) -> Result<T, RemoteError> {
     let timed_out = || RemoteError::Lost(format!("no answer within {} s", limit.as_secs()));
     tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(timed_out()))
-}
-
-/// Items that were read ahead.
-#[derive(Default)]
-struct Chunk {
-    items: Vec<Item>,
-    /// Whether nothing more may be delivered now.
-    is_end: bool,
-}
-
-/// Reads on, up to an epoch.
-async fn read(
-    mut reader: LogReader,
-    forgets: Arc<Vec<(u64, u64)>>,
-    committed: u64,
-) -> Result<(LogReader, Chunk), RemoteError> {
-    let read = blocking(move || {
-        let (mut chunk, mut rows) = (Chunk::default(), 0);
-        while rows < CHUNK_ROWS {
-            let item = next_item(&mut reader, &forgets)?;
-            // Those behind one that must wait are of no earlier epoch.
-            let Some(item) =
-                item.filter(|item| item.rows.as_ref().is_none_or(|(epoch, _)| *epoch <= committed))
-            else {
-                chunk.is_end = true;
-                break;
-            };
-            let batches = item.rows.iter().flat_map(|(_, batches)| batches);
-            rows += batches.map(RecordBatch::num_rows).sum::<usize>();
-            chunk.items.push(item);
-        }
-        Ok((reader, chunk))
-    });
-    read.await.map_err(|error: LogError| RemoteError::Fatal(error.to_string()))
 }

@@ -3,6 +3,7 @@
 //! epoch is delivered by a task, its rows and a marker in one transaction. An
 //! epoch at or below the marker is never sent again.
 
+mod ahead;
 mod deliver;
 #[cfg(test)]
 mod tests;
@@ -128,6 +129,8 @@ pub(crate) struct Settings {
     /// A stop waits as long as there is progress.
     once: bool,
     close_wait: Duration,
+    /// Whether a person accepts that rows come twice.
+    accepts_duplicates: bool,
 }
 
 /// A sink over this remote side, its log below the topology's state.
@@ -139,6 +142,7 @@ pub(crate) fn part(config: &NodeConfig, context: &BuildContext, remote: Box<dyn 
         bytes_max: log_bytes(config).unwrap_or(LOG_BYTES_MAX),
         once: context.once,
         close_wait: if context.once { STALL_WAIT } else { CLOSE_WAIT },
+        accepts_duplicates: false,
     };
     SinkPart { sink: Box::new(SinkLog::new(settings, remote)) }
 }
@@ -158,6 +162,7 @@ pub(crate) fn over(
         bytes_max,
         once: false,
         close_wait: CLOSE_WAIT,
+        accepts_duplicates: false,
     };
     SinkLog::new(settings, Box::new(remote))
 }
@@ -205,10 +210,7 @@ impl SinkLog {
     async fn forget(&mut self) -> Result<(), ConnectorError> {
         let (Some(epoch), false) = (self.resumed, self.is_forgotten) else { return Ok(()) };
         let forgotten = with_shelf(&self.running()?.shelf, move |shelf| shelf.forget_after(epoch)).await;
-        forgotten.map_err(|error| match error {
-            LogError::Full(_) => ConnectorError::Lost(error.to_string()),
-            LogError::Broken(_) | LogError::Unreadable(_) => ConnectorError::Fatal(error.to_string()),
-        })?;
+        forgotten.map_err(|error| refusal(&error))?;
         self.is_forgotten = true;
         Ok(())
     }
@@ -244,6 +246,14 @@ impl Running {
     }
 }
 
+/// A full disk is waited for.
+fn refusal(error: &LogError) -> ConnectorError {
+    match error {
+        LogError::Full(_) => ConnectorError::Lost(error.to_string()),
+        LogError::Broken(_) | LogError::Unreadable(_) => ConnectorError::Fatal(error.to_string()),
+    }
+}
+
 /// Works with the log on a thread that may block.
 async fn with_shelf<T: Send + 'static>(
     shelf: &Arc<Mutex<EpochLog>>,
@@ -271,7 +281,7 @@ impl Sink for SinkLog {
         let (vfs, folder) = (Arc::clone(&self.settings.vfs), self.settings.folder.clone());
         let segment_bytes = SEGMENT_BYTES.min(self.settings.bytes_max / 4);
         let opened = blocking(move || EpochLog::open(vfs, &folder, segment_bytes)).await;
-        let shelf = opened.map_err(|error| ConnectorError::Fatal(error.to_string()))?;
+        let shelf = opened.map_err(|error| refusal(&error))?;
         let Some(remote) = self.remote.take() else {
             return Err(ConnectorError::Fatal("a sink was opened twice".into()));
         };
@@ -330,6 +340,10 @@ impl Sink for SinkLog {
             orders.committed = orders.committed.max(Some(epoch));
         });
         Ok(())
+    }
+
+    fn accept_duplicates(&mut self) {
+        self.settings.accepts_duplicates = true;
     }
 
     fn set_dead_letters(&mut self, dead: DeadLetters) {

@@ -86,7 +86,7 @@ impl DeadLetters {
         *self.resumed.lock().unwrap_or_else(PoisonError::into_inner) = Some(epoch);
         // Where nothing was refused there is nothing to forget.
         let there = matches!(self.vfs.list(&self.folder), Ok(files) if !files.is_empty());
-        if there { self.with_log(|_| Ok(())).await } else { Ok(()) }
+        if there { self.with_room(|_| Ok(())).await } else { Ok(()) }
     }
 
     /// Takes refused rows, each with its letter; they are durable when it
@@ -181,6 +181,7 @@ impl DeadLetters {
 
     async fn append(&self, epoch: u64, batch: RecordBatch) -> Result<(), LogError> {
         let (now, bytes_max) = (self.clock.now().0, self.bytes_max);
+        self.with_room(|_| Ok(())).await?;
         let appended = self.with_log(move |log| {
             log.append(epoch, &[batch], now)?;
             Ok(log.make_room(bytes_max))
@@ -191,8 +192,13 @@ impl DeadLetters {
                 .increment(dropped);
             tracing::error!(node = %self.node, records = dropped, "too many dead letters; the oldest were removed");
         }
+        self.with_room(EpochLog::sync).await
+    }
+
+    /// The same, as soon as the disk has room.
+    async fn with_room(&self, work: fn(&mut EpochLog) -> Result<(), LogError>) -> Result<(), LogError> {
         loop {
-            match self.with_log(EpochLog::sync).await {
+            match self.with_log(work).await {
                 Err(LogError::Full(reason)) => {
                     metrics::counter!("tidegate_log_stalls_total").increment(1);
                     tracing::error!(node = %self.node, "no room for dead letters {reason}; the node waits");

@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::{CheckpointStore, NEWER};
+use super::edits;
 use super::job::JobConfig;
 use crate::topology::plan::Plan;
 
@@ -16,6 +17,9 @@ pub struct Allowed {
     pub keep_position: Vec<String>,
     /// If no checkpoint can be read, it begins without any.
     pub accept_loss: bool,
+    /// Sinks whose remote side is ahead of the state go on, and what they had
+    /// may come twice.
+    pub accept_duplicates: bool,
 }
 
 /// No checkpoint can be read: begins without any, if a person has said so.
@@ -31,6 +35,8 @@ pub(super) fn give_up(
     if !config.allowed.accept_loss {
         return Err(format!("{reason}. Bring a whole one back, or begin without any: --accept-loss"));
     }
+    // A slip beside it must not cost what a person might still bring back.
+    edits::names(plan, &Checkpoint::default(), &config.allowed)?;
     let empty = store.give_up()?;
     let sources: Vec<&str> = plan.sources.iter().map(|node| node.name.as_str()).collect();
     let operators: Vec<&str> = plan.operators.iter().map(|node| node.name.as_str()).collect();

@@ -55,16 +55,14 @@ pub(super) struct Built {
 
 /// Restores and starts every part of the plan.
 ///
-/// `epoch` is the one that sinks go on from.
+/// `epoch` is the one that sinks go on from; those of this life come after `begins`.
 pub(super) fn build(
     plan: Plan,
     checkpoint: Checkpoint,
     epoch: u64,
+    begins: u64,
     config: &JobConfig,
 ) -> Result<Built, JobError> {
-    for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
-        tracing::warn!(topology = %plan.name, "{note}");
-    }
     let outside = |name: &String, fingerprint: &Fingerprint| (name.clone(), fingerprint.text().to_owned());
     let of_sources = plan.sources.iter().map(|node| outside(&node.name, &node.fingerprint));
     let of_sinks = plan.sinks.iter().filter(|node| edits::keeps_rows(node));
@@ -79,6 +77,7 @@ pub(super) fn build(
         config,
         checkpoint,
         epoch,
+        begins,
         words: words_in,
         readers: BTreeMap::new(),
         built: Built {
@@ -158,6 +157,7 @@ struct Builder<'a> {
     config: &'a JobConfig,
     checkpoint: Checkpoint,
     epoch: u64,
+    begins: u64,
     words: mpsc::Sender<FromPart>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
@@ -217,7 +217,6 @@ impl Builder<'_> {
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
         let name = &node.name;
         let state = self.checkpoint.operators.remove(name).filter(|_| !planted!(StateForgotten));
-        let state = state.filter(|_| !self.config.allowed.reset_state.contains(name));
         let Some(OperatorState { fingerprint, batches: state, .. }) = state else { return Ok(()) };
         if state.is_empty() {
             return Ok(());
@@ -234,6 +233,9 @@ impl Builder<'_> {
         let dead = self.dead_letters(&node.name);
         let mut sink = node.part.sink;
         sink.set_dead_letters(dead.clone());
+        if self.config.allowed.accept_duplicates {
+            sink.accept_duplicates();
+        }
         if let Some(queue) = node.queue {
             let settings = egress::Settings {
                 folder: self.config.data_dir.join("egress").join(&node.name),
@@ -247,7 +249,7 @@ impl Builder<'_> {
             };
             sink = Box::new(QueuedSink::new(sink, settings));
         }
-        let setup = Setup { dead, retry: node.retry, epoch: self.epoch };
+        let setup = Setup { dead, retry: node.retry, epoch: self.epoch, begins: self.begins };
         self.driver(sink, &node.input, job, stats, setup)
     }
 
@@ -260,7 +262,8 @@ impl Builder<'_> {
         self.built.parts.push(name.clone());
         let job = JobLine { part: name.as_str().into(), sender: self.words.clone() };
         let dead = self.dead_letters(&name);
-        let setup = Setup { dead, retry: RetryPolicy::default(), epoch: self.epoch };
+        let retry = RetryPolicy::default();
+        let setup = Setup { dead, retry, epoch: self.epoch, begins: self.begins };
         self.driver(sink, port, job, stats, setup)
     }
 
@@ -334,7 +337,6 @@ impl Builder<'_> {
         self.built.sources.push(commands);
         let outlets = Outlets { ports: self.ports(&node.name, 2), stats };
         let restored = self.checkpoint.sources.remove(&node.name);
-        let restored = restored.filter(|_| !self.config.allowed.reset_state.contains(&node.name));
         let (position, watermark) = restored.unwrap_or_default();
         let wanted = node.part.replayable || node.part.source.remembers();
         let position = position.filter(|_| wanted && !planted!(PositionForgotten));

@@ -79,6 +79,15 @@ impl CheckpointStore {
         self.vfs.sync_folder(&self.folder).map_err(|error| failed(&error))
     }
 
+    /// Whether its files can be listed.
+    ///
+    /// # Errors
+    /// A sentence naming the folder: the disk does not answer now.
+    pub(super) fn look(&self) -> Result<(), String> {
+        let all = self.generations();
+        all.map(drop).map_err(|error| format!("cannot read {}: {error}", self.folder.display()))
+    }
+
     /// The newest whole checkpoint, with a word about each newer one that is
     /// damaged; `None` if there never was one.
     ///
@@ -130,6 +139,23 @@ impl CheckpointStore {
         let synced = self.vfs.sync_folder(&self.folder);
         synced.map_err(|error| format!("cannot write {}: {error}", self.folder.display()))?;
         Ok(empty)
+    }
+
+    /// Changes the file of an epoch, durably: whole as it was, or as it is to be.
+    /// Without a file there is nothing to change.
+    ///
+    /// # Errors
+    /// A sentence naming the file.
+    pub(super) fn amend(&self, epoch: u64, change: impl FnOnce(&mut Checkpoint)) -> Result<(), String> {
+        if epoch == 0 {
+            return Ok(());
+        }
+        let path = self.folder.join(file_name(epoch));
+        let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
+        let mut checkpoint = self.read(epoch).map_err(|error| failed(&error))?;
+        change(&mut checkpoint);
+        let (bytes, _) = checkpoint.encode().map_err(|error| failed(&error))?;
+        write_atomically(self.vfs.as_ref(), &path, &[&bytes]).map_err(|error| failed(&error))
     }
 
     /// One file, without those that it names.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::allowed::Allowed;
 use super::checkpoint::Checkpoint;
 use super::ingress::record_of;
 use super::job::JobConfig;
@@ -20,8 +21,8 @@ const KINDS: [&str; 2] = ["type", "delivery"];
 /// # Errors
 /// Everything that cannot go on, with its place and its cure.
 pub(super) fn check(plan: &Plan, checkpoint: &Checkpoint, config: &JobConfig) -> Result<Vec<String>, String> {
+    names(plan, checkpoint, &config.allowed)?;
     let mut edits = Edits { plan, checkpoint, config, notes: Vec::new(), refused: Vec::new() };
-    edits.names()?;
     edits.operators();
     edits.sources();
     edits.sinks();
@@ -29,6 +30,21 @@ pub(super) fn check(plan: &Plan, checkpoint: &Checkpoint, config: &JobConfig) ->
         return Ok(edits.notes);
     }
     Err(format!("the saved state does not fit the file any more:\n{}", edits.refused.join("\n")))
+}
+
+/// A word of the command line that names nothing is a slip.
+pub(super) fn names(plan: &Plan, checkpoint: &Checkpoint, allowed: &Allowed) -> Result<(), String> {
+    let is_source = |name: &String| plan.sources.iter().any(|node| node.name == *name);
+    let in_plan = |name: &String| is_source(name) || plan.operators.iter().any(|node| node.name == *name);
+    let in_state =
+        |name: &String| checkpoint.sources.contains_key(name) || checkpoint.operators.contains_key(name);
+    if let Some(name) = allowed.reset_state.iter().find(|name| !in_plan(name) && !in_state(name)) {
+        return Err(format!("there is no node `{name}` whose state could be thrown away"));
+    }
+    match allowed.keep_position.iter().find(|name| !is_source(name)) {
+        Some(name) => Err(format!("there is no source `{name}` whose position could be kept")),
+        None => Ok(()),
+    }
 }
 
 struct Edits<'a> {
@@ -40,26 +56,6 @@ struct Edits<'a> {
 }
 
 impl Edits<'_> {
-    /// A word of the command line that names nothing is a slip.
-    fn names(&self) -> Result<(), String> {
-        let in_plan = |name: &String| {
-            self.plan.sources.iter().any(|node| node.name == *name)
-                || self.plan.operators.iter().any(|node| node.name == *name)
-        };
-        let in_state = |name: &String| {
-            self.checkpoint.sources.contains_key(name) || self.checkpoint.operators.contains_key(name)
-        };
-        let allowed = &self.config.allowed;
-        if let Some(name) = allowed.reset_state.iter().find(|name| !in_plan(name) && !in_state(name)) {
-            return Err(format!("there is no node `{name}` whose state could be thrown away"));
-        }
-        let is_source = |name: &String| self.plan.sources.iter().any(|node| node.name == *name);
-        match allowed.keep_position.iter().find(|name| !is_source(name)) {
-            Some(name) => Err(format!("there is no source `{name}` whose position could be kept")),
-            None => Ok(()),
-        }
-    }
-
     fn is_reset(&self, name: &str) -> bool {
         self.config.allowed.reset_state.iter().any(|reset| reset == name)
     }

@@ -13,14 +13,17 @@ use tokio::time::Instant;
 
 pub use super::allowed::Allowed;
 use super::allowed::give_up;
+use super::anew;
 use super::build::{Built, build};
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::CheckpointStore;
+use super::edits;
 use super::ledger::{Complete, Ledger};
 use super::parts::{Command, FromPart, Word};
 use super::stats::NodeStats;
 use crate::event::Barrier;
 use crate::planted;
+use crate::sink::EPOCHS_IN_DOUBT;
 use crate::storage::blocking::blocking;
 use crate::storage::log::LogLimits;
 use crate::storage::vfs::Vfs;
@@ -65,6 +68,10 @@ pub enum JobError {
     /// Its state cannot be read, or belongs to another configuration.
     #[error("{0}")]
     State(String),
+    /// The disk does not give or take what it must, it may be full; nothing is
+    /// lost, and another start goes on from the last checkpoint.
+    #[error("{0}")]
+    Storage(String),
     /// An fsync has failed: nobody knows what is on the disk, and only another
     /// start finds out.
     #[error("{0}; nobody knows what is on the disk: the next start goes on from what it finds")]
@@ -97,11 +104,16 @@ impl Job {
     /// The state cannot be read or does not fit the plan; nothing has started.
     pub fn start(mut plan: Plan, config: &JobConfig) -> Result<Job, JobError> {
         let store = CheckpointStore::new(Arc::clone(&config.vfs), config.data_dir.join("checkpoints"));
+        store.look().map_err(JobError::Storage)?;
         let restored = store.read_newest().or_else(|reason| give_up(&plan, &store, config, reason));
-        let (checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
+        let (mut checkpoint, damaged) = restored.map_err(JobError::State)?.unwrap_or_default();
         for file in damaged {
             tracing::error!(topology = %plan.name, "damaged checkpoint, an older one is used: {file}");
         }
+        for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
+            tracing::warn!(topology = %plan.name, "{note}");
+        }
+        anew::begin(&plan, &mut checkpoint, &store, config).map_err(JobError::Storage)?;
         plan.keep_what_is_read();
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;
@@ -110,18 +122,21 @@ impl Job {
         let acknowledged = acknowledged.filter(|after| *after >= checkpoint.epoch);
         let epoch = acknowledged.map_or(checkpoint.epoch, |after| after + 1);
         let epoch = epoch.saturating_sub(u64::from(planted!(EpochReused)));
-        let mut built = build(plan, checkpoint, epoch, config)?;
+        // None of its epochs may be one that a remote side has already.
+        let doubt = if config.allowed.accept_duplicates { EPOCHS_IN_DOUBT } else { 0 };
+        let begins = epoch + doubt;
+        let mut built = build(plan, checkpoint, epoch, begins, config)?;
         store.go_on(&built.restored, std::mem::take(&mut built.compactions));
         let stats = built.stats.clone();
         let (control, controls) = mpsc::channel(4);
         let disk = Arc::clone(&config.vfs);
-        let coordinator = Coordinator::new(built, store, Arc::clone(&disk), epoch, interval);
+        let coordinator = Coordinator::new(built, store, Arc::clone(&disk), begins, interval);
         let checkpoints = Arc::clone(&coordinator.checkpoints);
         let (nodes, topology) = (stats.clone(), name.clone());
         let done = tokio::spawn(async move {
             let result = coordinator.run(controls).await;
             let result = result.map_err(|error| disk.failed_sync().map_or(error, JobError::Disk));
-            if let Err(error @ (JobError::Disk(_) | JobError::State(_))) = &result {
+            if let Err(error @ (JobError::Disk(_) | JobError::State(_) | JobError::Storage(_))) = &result {
                 nodes.iter().for_each(|stats| stats.set_state(format!("failed: {error}")));
             }
             if let Err(JobError::Failed { node, message }) = &result {
@@ -348,7 +363,7 @@ impl Coordinator {
                 metrics::counter!("tidegate_checkpoints_failed_total").increment(1);
                 tracing::error!("checkpoint {epoch} failed: {message}");
                 if self.stop_epoch == Some(epoch) || self.ledger.all_ended() {
-                    return Err(JobError::State(message));
+                    return Err(JobError::Storage(message));
                 }
                 return Ok(false);
             }

@@ -5,6 +5,7 @@
 
 pub mod align;
 mod allowed;
+mod anew;
 mod build;
 mod chain;
 pub mod checkpoint;

@@ -35,6 +35,7 @@ pub(super) struct SinkDriver {
     /// The last checkpoint's barrier that came by; what follows belongs to a
     /// later one.
     pub(super) epoch: u64,
+    begins: u64,
     dead: DeadLetters,
     /// What was refused since the last flush.
     refused: Refusals,
@@ -57,6 +58,8 @@ pub(super) struct Setup {
     pub(super) retry: RetryPolicy,
     /// The epoch that the topology goes on from.
     pub(super) epoch: u64,
+    /// Its own epochs come after this one: the same, or later.
+    pub(super) begins: u64,
 }
 
 /// Why a sink's loop ends without a failure.
@@ -76,7 +79,7 @@ impl SinkDriver {
         stats: Arc<NodeStats>,
         setup: Setup,
     ) -> SinkDriver {
-        let Setup { dead, retry, epoch } = setup;
+        let Setup { dead, retry, epoch, begins } = setup;
         SinkDriver {
             dead,
             retry: Retry::new(retry),
@@ -89,6 +92,7 @@ impl SinkDriver {
             commands,
             stats,
             epoch,
+            begins,
             unflushed: Vec::new(),
             unflushed_bytes: 0,
             unflushed_since: None,
@@ -124,6 +128,7 @@ impl SinkDriver {
         self.dead.resume(self.epoch).await.map_err(|error| error.to_string())?;
         self.open_until_it_works().await?;
         self.settle().await?;
+        self.epoch = self.begins;
         loop {
             let overdue = self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED_AGE_MAX);
             let nothing_waits = self.input.is_empty() && !self.unflushed.is_empty();

@@ -302,6 +302,14 @@ impl Log {
         LogReader::new(Arc::clone(&self.vfs), segments, number, self.durable)
     }
 
+    /// The segments that hold records after `number`.
+    #[must_use]
+    pub fn files_after(&self, number: u64) -> Vec<PathBuf> {
+        let ends = self.segments.iter().skip(1).map(|next| next.first - 1).chain([self.durable]);
+        let used = self.segments.iter().zip(ends).filter(|(_, end)| *end > number);
+        used.map(|(segment, _)| segment.path.clone()).collect()
+    }
+
     /// Number of the oldest record that is kept; the next one if there is none.
     #[must_use]
     pub fn oldest(&self) -> u64 {

@@ -4,6 +4,7 @@
 
 mod diff;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use self::diff::{Words, differences};
@@ -31,6 +32,9 @@ pub struct Fingerprint {
     text: String,
     /// Top keys that state does not depend on; older texts have them.
     aside: Vec<&'static str>,
+    /// Columns of its inputs that it looks at; `None`: all. State depends on no
+    /// others.
+    reads: Option<BTreeSet<String>>,
     /// Where each key and its inputs stand, by path.
     places: Vec<(String, Span)>,
     name_span: Span,
@@ -51,16 +55,27 @@ pub struct Change {
 
 impl Fingerprint {
     /// Of an operator or table: every key but those that are aside, and the
-    /// columns of its inputs.
+    /// columns of its inputs, as far as it says that it `reads` them.
     pub(super) fn of_state(
         node: &NodeConfig,
         inputs: &[Input],
+        reads: Option<&[usize]>,
         keys: &[&[Key]],
         file: &Arc<SourceText>,
     ) -> Fingerprint {
         let all = || keys.iter().flat_map(|table| table.iter());
         let aside = all().filter(|key| key.touches == Touches::Nothing).map(|key| key.name).collect();
         let mut fingerprint = Fingerprint::of_keys(node, aside, file);
+        // The time of its rows is what every operator is told.
+        let read = |input: &Input, index: usize| {
+            reads.is_some_and(|reads| reads.contains(&index)) || input.stream.time == Some(index)
+        };
+        let of_input = |input: &Input| {
+            let fields = input.stream.columns.fields().iter().enumerate();
+            let read = fields.filter(|(index, _)| read(input, *index));
+            read.map(|(_, field)| field.name().clone()).collect::<Vec<_>>()
+        };
+        fingerprint.reads = reads.map(|_| inputs.iter().flat_map(of_input).collect());
         for input in inputs {
             for field in input.stream.columns.fields() {
                 let column = format!(" {}:{}", field.name(), crate::schema::type_name(field.data_type()));
@@ -87,6 +102,7 @@ impl Fingerprint {
             node: format!("{}.{}", node.section.word(), node.name),
             text: format!("{} {}", node.section.word(), table_text(&table)),
             aside,
+            reads: None,
             places,
             name_span: node.name_span.clone(),
             file: Arc::clone(file),
@@ -118,7 +134,13 @@ impl Fingerprint {
         if then == self.text {
             return Vec::new();
         }
-        let words = |text| Words::read(text, &self.aside);
+        let words = |text| {
+            let words = Words::read(text, &self.aside)?;
+            Some(match &self.reads {
+                Some(reads) => words.of_columns(reads),
+                None => words,
+            })
+        };
         let (Some(then_words), Some(now_words)) = (words(then), words(&self.text)) else {
             let message = format!("{}: it was {then}, is {}", self.node, self.text);
             return vec![Change { path: String::new(), message, is_partial: false }];

@@ -294,8 +294,8 @@ impl Builder<'_> {
                     part.ports.iter().map(|port| (port.name.clone(), port.stream.clone())).collect();
                 let main = streams.first().map(|(_, stream)| stream.clone());
                 self.streams.insert(node.name.clone(), streams);
-                let fingerprint =
-                    Fingerprint::of_state(node, &inputs, &own_and(OPERATOR_KEYS, row.keys), &self.file);
+                let (reads, keys) = (part.operator.reads(), own_and(OPERATOR_KEYS, row.keys));
+                let fingerprint = Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
                 let operator = OperatorNode { name: node.name.clone(), part, inputs: ports, fingerprint };
                 self.loaded.plan.operators.push(operator);
                 main
@@ -315,9 +315,10 @@ impl Builder<'_> {
             Ok(TablePart { table, columns, recorder }) => {
                 self.loaded.tables.push(NamedTable { name: node.name.clone(), columns, table });
                 if let Some(operator) = recorder {
+                    let (reads, keys) = (operator.reads(), own_and(TABLE_KEYS, row.keys));
                     let part = OperatorPart { operator, ports: Vec::new() };
                     let fingerprint =
-                        Fingerprint::of_state(node, &inputs, &own_and(TABLE_KEYS, row.keys), &self.file);
+                        Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
                     let name = format!("{}.table", node.name);
                     self.loaded.plan.operators.push(OperatorNode { name, part, inputs: ports, fingerprint });
                 }

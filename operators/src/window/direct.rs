@@ -11,7 +11,8 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
-    ArrowNativeType, DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType, UInt64Type,
+    ArrowNativeType, DataType, Float32Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    UInt64Type,
 };
 use tidegate_engine::error::OperatorError;
 
@@ -70,6 +71,7 @@ pub(super) fn direct(plain: &Plain) -> Option<Box<dyn Direct>> {
         ("sum", DataType::Float64) if numbers => Some(sum::<Float64Type>(plain)),
         ("min" | "max", DataType::Int64) if numbers => Some(extreme::<Int64Type>(plain)),
         ("min" | "max", DataType::UInt64) if numbers => Some(extreme::<UInt64Type>(plain)),
+        ("min" | "max", DataType::Float32) if numbers => Some(extreme::<Float32Type>(plain)),
         ("min" | "max", DataType::Float64) if numbers => Some(extreme::<Float64Type>(plain)),
         ("min" | "max", DataType::Timestamp(TimeUnit::Microsecond, _)) if numbers => {
             Some(extreme::<TimestampMicrosecondType>(plain))
@@ -82,8 +84,15 @@ fn sum<T: ArrowPrimitiveType>(plain: &Plain) -> Box<dyn Direct> {
     Box::new(Fold::<T, _>::new(plain, |known: T::Native, new| known.add_wrapping(new)))
 }
 
-/// NaN counts as greater than every number, or less if its sign is set, in
-/// whatever order values come.
+/// Whether it is a minimum or maximum: the library's for groups depend on the
+/// order in which NaN and numbers come.
+pub(super) fn is_extreme(plain: &Plain) -> bool {
+    matches!(plain.name.as_str(), "min" | "max")
+}
+
+/// In the total order of IEEE 754, as the library sorts: NaN is greater than
+/// every number, or less if its sign is set, and -0.0 is less than 0.0, in
+/// whatever order values come and states are merged.
 fn extreme<T: ArrowPrimitiveType>(plain: &Plain) -> Box<dyn Direct> {
     if plain.name == "min" {
         Box::new(Fold::<T, _>::new(plain, |known: T::Native, new| if new.is_lt(known) { new } else { known }))

@@ -16,7 +16,7 @@ use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Selected;
 
 use super::boxed::Boxed;
-use super::direct::{Direct, direct};
+use super::direct::{Direct, direct, is_extreme};
 use super::evaluated::{Evaluated, is_computed};
 use crate::expression::{AggregateColumn, AggregateSelect, columns};
 
@@ -159,7 +159,7 @@ pub(super) struct Groups {
 }
 
 enum Accumulator {
-    /// All of a layout's are, or none.
+    /// All of a direct layout's are, and every minimum and maximum.
     Direct(Box<dyn Direct>),
     Given(Box<dyn GroupsAccumulator>),
 }
@@ -179,14 +179,12 @@ impl Groups {
             };
             Some(new_group_values(schema, &ordering).map_err(failed)?)
         };
-        let accumulator = |aggregate: &AggregateColumn| match aggregate
-            .plain
-            .as_ref()
-            .filter(|_| layout.is_direct)
-            .and_then(direct)
-        {
-            Some(direct) => Ok(Accumulator::Direct(direct)),
-            None => aggregate.accumulator().map(Accumulator::Given),
+        let accumulator = |aggregate: &AggregateColumn| {
+            let own = aggregate.plain.as_ref().filter(|plain| layout.is_direct || is_extreme(plain));
+            match own.and_then(direct) {
+                Some(direct) => Ok(Accumulator::Direct(direct)),
+                None => aggregate.accumulator().map(Accumulator::Given),
+            }
         };
         let accumulators: Result<Vec<_>, DataFusionError> =
             layout.aggregates.iter().map(accumulator).collect();

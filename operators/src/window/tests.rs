@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Float64Type};
 use arrow::util::pretty::pretty_format_batches;
 use proptest::prelude::*;
 use tidegate_engine::operator::{Input, Operator, Output};
@@ -167,6 +169,95 @@ proptest! {
         own.sort();
         given.sort();
         prop_assert_eq!(own, given);
+    }
+}
+
+/// NULL, numbers and NaN of both signs.
+const FLOATS: [Option<f64>; 9] = [
+    None,
+    Some(f64::NAN),
+    Some(-f64::NAN),
+    Some(f64::INFINITY),
+    Some(f64::NEG_INFINITY),
+    Some(0.0),
+    Some(-0.0),
+    Some(1.5),
+    Some(-1.5),
+];
+
+fn floats(rows: &[(u8, usize)]) -> RecordBatch {
+    let step = Step { rows: rows.iter().map(|(key, _)| (*key, 0, 1)).collect(), then: Then::Nothing };
+    let mut columns = batch(&step, 0).columns().to_vec();
+    columns[2] = Arc::new(rows.iter().map(|(_, value)| FLOATS[*value]).collect::<Float64Array>());
+    RecordBatch::try_new(stream().columns, columns).expect("columns of the schema")
+}
+
+/// Bits of the least and the greatest value of each key.
+type Extremes = std::collections::BTreeMap<String, (Option<u64>, Option<u64>)>;
+
+/// As the library sorts them.
+fn sorted_extremes(rows: &[(u8, usize)]) -> Extremes {
+    let mut extremes = Extremes::new();
+    for key in 0..4 {
+        let of_key: Vec<Option<f64>> =
+            rows.iter().filter(|row| row.0 / 3 == key).map(|row| FLOATS[row.1]).collect();
+        let values: ArrayRef = Arc::new(of_key.iter().flatten().copied().collect::<Float64Array>());
+        let sorted = arrow::compute::sort(&values, None).expect("sorts");
+        let bits = |index: usize| sorted.as_primitive::<Float64Type>().value(index).to_bits();
+        let ends = (!sorted.is_empty()).then(|| (bits(0), bits(sorted.len() - 1))).unzip();
+        if !of_key.is_empty() {
+            extremes.insert(format!("k{key}"), ends);
+        }
+    }
+    extremes
+}
+
+fn extremes(out: &mut Output) -> Extremes {
+    let mut extremes = Extremes::new();
+    for (_, batch) in out.drain() {
+        let keys = batch.column_by_name("key").expect("a key").as_string::<i32>().clone();
+        let floats =
+            |name| batch.column_by_name(name).expect("is there").as_primitive::<Float64Type>().clone();
+        let (least, greatest) = (floats("least"), floats("greatest"));
+        for row in 0..batch.num_rows() {
+            let bits = |values: &Float64Array| values.is_valid(row).then(|| values.value(row).to_bits());
+            extremes.insert(keys.value(row).to_owned(), (bits(&least), bits(&greatest)));
+        }
+    }
+    extremes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// In whatever order rows come and states are merged, beside whatever other
+    /// aggregates.
+    #[test]
+    fn the_least_and_the_greatest_are_those_of_the_library_s_order(
+        rows in proptest::collection::vec(((0..12_u8, 0..FLOATS.len()), then()), 1..40), others in any::<bool>(),
+    ) {
+        let more = if others { ", \"median(n) AS m\"" } else { "" };
+        let text = format!(
+            "[operator.w]\ntype = \"window\"\nfrom = \"rows\"\nkey = [\"key\"]\nwindow = {}\nselect = [\"min(value) AS least\", \"max(value) AS greatest\"{more}]\n",
+            KINDS[0],
+        );
+        let make = || {
+            let input = Input { name: "rows".into(), stream: stream() };
+            let (parsed, _) = parse(&text);
+            let mut window = window(&parsed.nodes[0], &input).expect("a right window").0;
+            window.groups_whole_max = 1;
+            window
+        };
+        let (mut window, _, _) = disturbed(make, rows.iter().map(|row| row.1), |window, index| {
+            let mut out = Output::default();
+            window.on_batch(0, &floats(&[rows[index].0]), &mut out).expect("takes rows");
+            assert!(out.is_empty());
+            Vec::new()
+        });
+        let mut out = Output::default();
+        window.on_end(&mut out).expect("ends");
+        let rows: Vec<(u8, usize)> = rows.iter().map(|row| row.0).collect();
+        prop_assert_eq!(extremes(&mut out), sorted_extremes(&rows));
     }
 }
 

@@ -184,10 +184,11 @@ impl Sink for QueuedSink {
         let settings = Arc::clone(&self.settings);
         let opened = blocking(move || {
             let log = EpochLog::open(Arc::clone(&settings.vfs), &settings.folder, SEGMENT_BYTES)
-                .map_err(|error| error.to_string())?;
-            Ok((log, cursor::read(settings.vfs.as_ref(), &settings.folder)?))
+                .map_err(|error| refusal(&error))?;
+            let delivered = cursor::read(settings.vfs.as_ref(), &settings.folder);
+            delivered.map(|delivered| (log, delivered)).map_err(ConnectorError::Fatal)
         });
-        let (log, delivered) = opened.await.map_err(ConnectorError::Fatal)?;
+        let (log, delivered) = opened.await?;
         let Some(inner) = self.inner.take() else {
             return Err(ConnectorError::Fatal("a queue was opened twice".into()));
         };

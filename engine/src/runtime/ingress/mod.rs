@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 
 use self::payload::decode;
@@ -60,6 +61,11 @@ impl Place {
 /// The number of the record that a position names, if it is one of ours.
 pub(super) fn record_of(position: &Position) -> Option<u64> {
     position.read::<Place>().ok().map(|place| place.record)
+}
+
+/// The position behind this record, of a source that begins anew.
+pub(super) fn behind(record: u64) -> Position {
+    Place::position(record, None)
 }
 
 /// What the log of a source needs.
@@ -125,15 +131,15 @@ impl LoggedSource {
     async fn open_log(&mut self, after: Option<u64>) -> Result<(), ConnectorError> {
         let (vfs, folder, limits) =
             (Arc::clone(&self.shelf.vfs), self.shelf.folder.clone(), self.shelf.limits);
-        let unique = Arc::clone(&self.unique);
+        let (unique, columns) = (Arc::clone(&self.unique), Arc::clone(&self.shelf.stream.columns));
         let opened = blocking(move || {
             let log = Log::open(vfs, &folder, limits, after.unwrap_or(0))?;
-            remember(&log, &mut unique.lock().unwrap_or_else(PoisonError::into_inner))?;
+            remember(&log, &columns, &mut unique.lock().unwrap_or_else(PoisonError::into_inner))?;
             // Without a checkpoint everything that is still there comes again.
             let reader = log.records_after(after.unwrap_or_else(|| log.oldest().saturating_sub(1)));
             Ok((log, reader))
         });
-        let (log, reader) = opened.await.map_err(|error: LogError| fatal(&error))?;
+        let (log, reader) = opened.await.map_err(|error: LogError| unopened(&error))?;
         self.log = Some(GroupLog::start(log));
         self.replay = Some(reader);
         Ok(())
@@ -181,8 +187,9 @@ impl LoggedSource {
 
     fn unreadable(&self, record: u64, reason: &str) -> ConnectorError {
         ConnectorError::Fatal(format!(
-            "cannot replay record {record} of {}: {reason}; change the source back, let it run to a checkpoint, then change it, or remove the folder and lose its rows",
-            self.shelf.folder.display()
+            "cannot replay record {record} of {}: {reason}; change the source back, let it run to a checkpoint, then change it, or put its rows aside: --reset-state {}",
+            self.shelf.folder.display(),
+            self.shelf.node
         ))
     }
 
@@ -300,7 +307,7 @@ impl LoggedSource {
 
 /// Names of the rows that came last: what a peer sends again it has sent not
 /// long ago.
-fn remember(log: &Log, unique: &mut Unique) -> Result<(), LogError> {
+fn remember(log: &Log, columns: &Schema, unique: &mut Unique) -> Result<(), LogError> {
     if !unique.is_used() {
         return Ok(());
     }
@@ -309,6 +316,10 @@ fn remember(log: &Log, unique: &mut Unique) -> Result<(), LogError> {
         // What cannot be read is told where its rows are wanted.
         let Entry::Record(record) = entry else { continue };
         let Ok(payload) = decode(&record.payload) else { continue };
+        // Of a former file: its columns say nothing of names.
+        if payload.batch.schema_ref().as_ref() != columns {
+            continue;
+        }
         if let Err(error) = unique.only_new(payload.batch) {
             tracing::debug!(record = record.number, "rows without names: {error}");
         }
@@ -320,6 +331,14 @@ fn fatal(error: &LogError) -> ConnectorError {
     ConnectorError::Fatal(error.to_string())
 }
 
+/// A full disk is waited for.
+fn unopened(error: &LogError) -> ConnectorError {
+    match error {
+        LogError::Full(_) => ConnectorError::Lost(error.to_string()),
+        LogError::Broken(_) | LogError::Unreadable(_) => fatal(error),
+    }
+}
+
 #[async_trait]
 impl Source for LoggedSource {
     async fn open(&mut self, resume: Option<&Position>) -> Result<(), ConnectorError> {
@@ -328,9 +347,12 @@ impl Source for LoggedSource {
             // The position of a time when rows were not logged says nothing here.
             let place = resume.and_then(|position| position.read::<Place>().ok());
             let record = place.as_ref().map(|place| place.record);
-            let own = place.and_then(|place| place.source).map(|text| Position(text.into_bytes().into()));
-            // Any other is of a time when rows were not logged: the source's own, perhaps.
-            self.source_position = own.or_else(|| resume.cloned()).filter(|_| self.remembers);
+            let own = match place {
+                Some(place) => place.source.map(|text| Position(text.into_bytes().into())),
+                // Of a time when rows were not logged: the source's own, perhaps.
+                None => resume.cloned(),
+            };
+            self.source_position = own.filter(|_| self.remembers);
             self.open_log(record).await?;
         }
         if self.replay.is_some() { Ok(()) } else { self.connect().await }

@@ -275,6 +275,30 @@ async fn after_a_stop_nothing_comes_twice() {
     }
 }
 
+#[tokio::test]
+async fn a_disk_that_is_full_at_a_start_is_waited_for() {
+    let mut waited = 0;
+    for operation in 0..12 {
+        let (peer, disk) = (peer(5), SimDisk::default());
+        let mut source = logged(&peer, &disk);
+        opened(&mut source, None).await.expect("opens");
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(1));
+        drop(source);
+        disk.plan(disk.operations() + operation, Fault::NoSpace);
+        let mut source = logged(&peer, &disk);
+        match opened(&mut source, Some(0)).await {
+            Ok(()) => {}
+            Err(ConnectorError::Lost(_)) => {
+                waited += 1;
+                opened(&mut source, Some(0)).await.expect("opens");
+            }
+            Err(error) => panic!("operation {operation}: {error:?}"),
+        }
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(1));
+    }
+    assert!(waited > 0);
+}
+
 /// Also what the log has behind the checkpoint, and when it is lost and opened again.
 #[tokio::test]
 async fn a_source_that_wants_it_hears_where_it_stood_when_its_last_durable_rows_came() {

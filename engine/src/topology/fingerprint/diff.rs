@@ -37,6 +37,21 @@ impl PartialEq for Word {
     }
 }
 
+impl Word {
+    fn is_list(&self) -> bool {
+        matches!(self, Word::List(_))
+    }
+
+    /// Of a list, or of a single value.
+    fn items(&self) -> Option<&[Word]> {
+        match self {
+            Word::One(_) => Some(std::slice::from_ref(self)),
+            Word::List(list) => Some(list),
+            Word::Table(_) => None,
+        }
+    }
+}
+
 /// One thing that differs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Difference {
@@ -61,6 +76,12 @@ impl Words {
             (name.to_owned(), kind.to_owned())
         });
         Some(Words { keys, columns: columns.collect() })
+    }
+
+    /// The same with these columns only.
+    pub(super) fn of_columns(mut self, names: &BTreeSet<String>) -> Words {
+        self.columns.retain(|(name, _)| names.contains(name));
+        self
     }
 }
 
@@ -149,10 +170,13 @@ fn compare_tables(
         match (then.get(key), now.get(key)) {
             (Some(Word::Table(then)), Some(Word::Table(now))) => compare_tables(&path, then, now, out),
             (Some(then), Some(now)) if then == now => {}
-            (Some(Word::List(then)), Some(Word::List(now))) => out.push(compare_lists(path, then, now)),
-            (Some(then), Some(now)) => {
-                out.push(whole(format!("{path} was {}, is {}", shown(then), shown(now))));
-            }
+            (Some(then), Some(now)) => match (then.items(), now.items()) {
+                // One is a list of one, where the other is a list.
+                (Some(olds), Some(news)) if then.is_list() || now.is_list() => {
+                    out.push(compare_lists(path, olds, news));
+                }
+                _ => out.push(whole(format!("{path} was {}, is {}", shown(then), shown(now)))),
+            },
             (Some(then), None) => out.push(whole(format!("{path} was {}, is left out", shown(then)))),
             (None, Some(now)) => out.push(whole(format!("{path} was left out, is {}", shown(now)))),
             (None, None) => {}

@@ -27,10 +27,14 @@ fn node(body: &str) -> (NodeConfig, Arc<SourceText>) {
 }
 
 fn state(body: &str, columns: &[(&str, DataType)]) -> Fingerprint {
+    reading(body, columns, None)
+}
+
+fn reading(body: &str, columns: &[(&str, DataType)], reads: Option<&[usize]>) -> Fingerprint {
     let fields = columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect();
     let input = Input { name: "rows".into(), stream: StreamSchema::new(fields, None) };
     let (node, file) = node(body);
-    Fingerprint::of_state(&node, &[input], &[KEYS], &file)
+    Fingerprint::of_state(&node, &[input], reads, &[KEYS], &file)
 }
 
 fn told(changes: Vec<Change>) -> Vec<String> {
@@ -100,6 +104,24 @@ fn columns_in_another_order_are_told() {
 }
 
 #[test]
+fn columns_that_nobody_reads_may_come_and_go() {
+    let then = state(BODY, &[("old", DataType::Utf8), COLUMNS[0].clone(), COLUMNS[1].clone()]);
+    let columns = [COLUMNS[1].clone(), ("new", DataType::Utf8), COLUMNS[0].clone()];
+    // It reads the value, whatever stands beside it.
+    assert_eq!(reading(BODY, &columns, Some(&[0])).changes(then.text()), []);
+    assert_eq!(
+        told(reading(BODY, &columns, Some(&[0, 1])).changes(then.text())),
+        ["operator.load: its input has a new column `new` (string) (t.toml:3:8)"]
+    );
+    let other = [("value", DataType::Int64), COLUMNS[0].clone()];
+    assert_eq!(
+        told(reading(BODY, &other, Some(&[0])).changes(then.text())),
+        ["operator.load: its input's column `value` was float64, is int64 (t.toml:3:8)"]
+    );
+    assert_eq!(told(reading(BODY, &columns, Some(&[0, 2])).changes(then.text())).len(), 1, "their order");
+}
+
+#[test]
 fn of_what_is_outside_only_the_keys_that_name_it_count() {
     let outside = |body: &str| {
         let (node, file) = node(body);
@@ -117,6 +139,18 @@ fn of_what_is_outside_only_the_keys_that_name_it_count() {
             is_partial: true
         }]
     );
+    // One, and a list that has it.
+    let one = outside("type = \"kafka\"\ntopics = \"a\"\n");
+    let partial = |now: &Fingerprint, then: &Fingerprint| {
+        now.changes(then.text())
+            .into_iter()
+            .map(|change| (change.message, change.is_partial))
+            .collect::<Vec<_>>()
+    };
+    let came = r#"operator.load: topics has "b" besides what it had (t.toml:3:10)"#;
+    assert_eq!(partial(&then, &one), [(came.to_owned(), true)]);
+    let went = r#"operator.load: topics has "b" no more (t.toml:3:10)"#;
+    assert_eq!(partial(&one, &then), [(went.to_owned(), true)]);
     let other = outside("type = \"file\"\npath = \"a\"\ntopics = [\"d\"]\n").changes(then.text());
     assert!(other.iter().all(|change| !change.is_partial), "{other:?}");
     assert_eq!(other.len(), 3, "{other:?}");
