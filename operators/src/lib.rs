@@ -11,6 +11,7 @@ mod disturbed;
 pub mod expression;
 mod fill;
 mod filter;
+mod flatten;
 mod in_order;
 mod lag;
 mod latest;
@@ -25,6 +26,7 @@ mod sort;
 mod tasks;
 mod top;
 mod union;
+mod unpivot;
 mod window;
 
 pub use rule::TRIGGER;
@@ -37,6 +39,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     dedup::ROW,
     fill::ROW,
     filter::ROW,
+    flatten::ROW,
     lag::ROW,
     limit_rate::ROW,
     project::ROW,
@@ -45,6 +48,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     sort::ROW,
     top::ROW,
     union::ROW,
+    unpivot::ROW,
     window::ROW,
 ];
 
