@@ -18,6 +18,7 @@ mod latest;
 mod limit_rate;
 mod narrow;
 mod part;
+mod pivot;
 mod project;
 mod route;
 mod rule;
@@ -42,6 +43,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     flatten::ROW,
     lag::ROW,
     limit_rate::ROW,
+    pivot::ROW,
     project::ROW,
     route::ROW,
     sample::ROW,

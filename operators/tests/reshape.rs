@@ -231,3 +231,102 @@ fn what_cannot_become_rows_is_refused() {
     let time = refused(&stream, &text("keep = [\"device\"]"));
     assert!(time.iter().any(|(_, message)| message == "event time `ts` would become a row"), "{time:?}");
 }
+
+/// Rows `ts, device, point, value`; times in seconds.
+fn points_table(table: &[(i64, &str, Option<&str>, Option<f64>)]) -> (StreamSchema, RecordBatch) {
+    let devices: StringArray = table.iter().map(|row| Some(row.1)).collect();
+    let points: StringArray = table.iter().map(|row| row.2).collect();
+    let values: Float64Array = table.iter().map(|row| row.3).collect();
+    let (stream, batch) =
+        rows(vec![("device", Arc::new(devices)), ("point", Arc::new(points)), ("value", Arc::new(values))]);
+    let times: Vec<i64> = table.iter().map(|row| row.0 * 1_000_000).collect();
+    let mut columns = batch.columns().to_vec();
+    columns[0] = Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"));
+    (stream, RecordBatch::try_new(batch.schema(), columns).expect("columns of the schema"))
+}
+
+const PIVOT: &str =
+    "[operator.p]\ntype = \"pivot\"\nfrom = \"rows\"\nkey = [\"device\"]\ncolumns = [\"t\", \"p\"]\n";
+
+#[test]
+fn rows_of_one_key_and_instant_become_one() {
+    let (stream, batch) = points_table(&[
+        (1, "a", Some("p"), Some(1.0)),
+        (1, "b", Some("t"), Some(2.0)),
+        (1, "a", Some("t"), Some(3.0)),
+        (1, "a", Some("x"), Some(9.0)),
+        (2, "a", Some("t"), Some(4.0)),
+        (2, "a", Some("t"), Some(5.0)),
+        (2, "a", None, Some(9.0)),
+        (3, "b", Some("p"), None),
+    ]);
+    assert_eq!(lines(&stream, PIVOT, &batch), ["1 a 3.0 1.0", "1 b 2.0 -", "2 a 5.0 -", "3 b - -"]);
+    let part = build_on(&stream, PIVOT);
+    assert_eq!(names(&part.ports[0].stream), ["ts", "device", "t", "p"]);
+    assert_eq!(part.ports[0].stream.time, Some(0));
+    let other = &in_all_manners(&stream, PIVOT, &batch)[2];
+    assert_eq!(other.len(), 2, "{other:?}");
+    assert!(other[0].ends_with("a x 9.0") && other[1].ends_with("a - 9.0"), "{other:?}");
+}
+
+#[test]
+fn rows_in_any_order_within_the_delay_give_the_same() {
+    let table = [
+        (5, "a", Some("t"), Some(1.0)),
+        (3, "a", Some("p"), Some(2.0)),
+        (4, "b", Some("t"), Some(3.0)),
+        (5, "a", Some("p"), Some(4.0)),
+        (3, "a", Some("t"), Some(5.0)),
+        (9, "a", Some("t"), Some(6.0)),
+        (4, "b", Some("p"), Some(7.0)),
+    ];
+    let (stream, batch) = points_table(&table);
+    for manner in kit::manners(5.0) {
+        let all = kit::run_on(&stream, PIVOT, &batch, manner);
+        let found: Vec<&str> = all[0].iter().map(|line| &line[17..]).collect();
+        assert_eq!(found, ["03Z a 5.0 2.0", "04Z b 3.0 7.0", "05Z a 1.0 4.0", "09Z a 6.0 -"], "{manner:?}");
+        assert_eq!(all[1], [""; 0], "{manner:?}");
+    }
+}
+
+#[test]
+fn a_row_behind_the_watermark_is_late_and_leaves_what_has_gone_alone() {
+    let (stream, batch) = points_table(&[
+        (1, "a", Some("t"), Some(1.0)),
+        (2, "a", Some("t"), Some(2.0)),
+        (1, "a", Some("p"), Some(3.0)),
+        (2, "a", Some("p"), Some(4.0)),
+    ]);
+    let all = in_all_manners(&stream, PIVOT, &batch);
+    let ends: Vec<&str> = all[0].iter().map(|line| &line[17..]).collect();
+    assert_eq!(ends, ["01Z a 1.0 -", "02Z a 2.0 4.0"]);
+    assert_eq!(all[1].len(), 1);
+    assert!(all[1][0].ends_with("a p 3.0"), "{:?}", all[1]);
+}
+
+#[test]
+fn unpivot_and_pivot_are_each_others_way_back() {
+    let (stream, batch) = wide();
+    let turn = "[operator.u]\ntype = \"unpivot\"\nfrom = \"rows\"\nkeep = [\"ts\", \"device\"]\nvalue_type = \"float64\"\n";
+    let mut part = build_on(&stream, turn);
+    let mut out = Output::default();
+    part.operator.on_batch(0, &batch, &mut out).expect("takes rows");
+    let (_, long) = out.drain().next().expect("rows");
+    let text = PIVOT.replace("\"t\", \"p\"", "\"pressure\", \"count\", \"running\"");
+    let found = lines(&part.ports[0].stream, &text, &long);
+    assert_eq!(found, ["0 a 1.5 3.0 1.0", "1 b - 4.0 0.0"]);
+}
+
+#[test]
+fn what_cannot_become_columns_is_refused() {
+    let (stream, _) = points_table(&[(1, "a", None, None)]);
+    let text = |more: &str| format!("[operator.p]\ntype = \"pivot\"\nfrom = \"rows\"\n{more}\n");
+    assert_eq!(refused(&stream, &text("columns = []"))[0].0, "TG-C006");
+    assert_eq!(refused(&stream, &text("columns = [\"t\", \"t\"]"))[0].0, "TG-T009");
+    assert_eq!(refused(&stream, &text("columns = [\"ts\"]"))[0].0, "TG-T009");
+    assert_eq!(refused(&stream, &text("columns = [\"t\"]\nname = \"tag\""))[0].0, "TG-X002");
+    let number = refused(&stream, &text("columns = [\"t\"]\nname = \"value\""));
+    assert_eq!(number[0].1, "`value` is float64, but names are strings");
+    let timeless = StreamSchema { time: None, ..stream };
+    assert_eq!(refused(&timeless, &text("columns = [\"t\"]"))[0].0, "TG-T007");
+}
