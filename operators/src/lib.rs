@@ -3,6 +3,7 @@
 
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
+mod anomaly;
 mod changed;
 mod deadband;
 mod dedup;
@@ -35,6 +36,7 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] = &[
+    anomaly::ROW,
     changed::ROW,
     deadband::ROW,
     dedup::ROW,
