@@ -10,6 +10,7 @@ mod dedup;
 #[cfg(test)]
 mod disturbed;
 pub mod expression;
+mod fft;
 mod fill;
 mod filter;
 mod flatten;
@@ -40,6 +41,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     changed::ROW,
     deadband::ROW,
     dedup::ROW,
+    fft::ROW,
     fill::ROW,
     filter::ROW,
     flatten::ROW,

@@ -1,4 +1,4 @@
-//! `anomaly` in every manner: its sums outlive a restore
+//! `anomaly` and `fft` in every manner: their sums and blocks outlive a restore
 //! between any two rows, and rows are judged in event-time order.
 
 #![allow(
@@ -12,7 +12,7 @@
 
 mod kit;
 
-use kit::{TestRow, batch, in_all_manners, manners, run, stream, try_build_on};
+use kit::{TestRow, batch, build, in_all_manners, manners, run, stream, try_build_on};
 
 fn refused(text: &str) -> Vec<(String, String)> {
     let error = try_build_on(&stream(), text).err().expect("is refused");
@@ -123,4 +123,128 @@ fn an_anomaly_that_cannot_be_is_refused() {
     }
     let text = anomaly("method = \"mad\"").replace("\"value\"", "\"key\"");
     assert_eq!(refused(&text)[0].1, "`key` is string, but `column` of `a` takes numbers");
+}
+
+/// The number of a forgotten key is given to another one, what was known of it not.
+#[test]
+fn a_forgotten_key_leaves_nothing_behind() {
+    let mut rows: Vec<TestRow> = (0..5).map(|at| ("a", f64::from(at), Some(f64::from(at)))).collect();
+    rows.extend([
+        ("a", 200.0, Some(7.0)),
+        ("b", 201.0, Some(7.0)),
+        ("b", 202.0, Some(7.0)),
+        ("b", 203.0, Some(7.0)),
+    ]);
+    let text = anomaly("method = \"zscore\"\nrows = 5\nwarmup = 3\nforget = \"100s\"");
+    let found = scores(&in_all_manners(&stream(), &text, &batch(&rows))[0]);
+    assert_eq!(found[2..5], ["- -", "2.00 false", "1.94 false"]);
+    assert_eq!(found[5..], ["- -"; 4]);
+    let text = fft("block = { rows = 8, gap = \"keep\" }\nselect = [\"rms\"]\nforget = \"100s\"");
+    assert_eq!(in_all_manners(&stream(), &text, &batch(&rows))[0], [""; 0]);
+}
+
+fn fft(more: &str) -> String {
+    format!("[operator.f]\ntype = \"fft\"\nfrom = \"rows\"\nkey = [\"key\"]\nsignal = \"value\"\n{more}\n")
+}
+
+/// A tone of 2 Hz and amplitude 3 at key `a`, of 3 Hz and 1 at `b`; 16 samples a second.
+fn tones(count: usize) -> Vec<TestRow> {
+    use std::f64::consts::TAU;
+    let at = |row: usize| row as f64 / 16.0;
+    let tone = |hz: f64, row: usize| (TAU * hz * at(row)).sin();
+    (0..count)
+        .flat_map(|row| [("a", at(row), Some(3.0 * tone(2.0, row))), ("b", at(row), Some(tone(3.0, row)))])
+        .collect()
+}
+
+/// Lines with numbers rounded to three digits.
+fn rounded(lines: &[String]) -> Vec<String> {
+    let round = |word: &str| match word.parse::<f64>() {
+        Ok(number) => format!("{:.3}", number + 0.0),
+        Err(_) => word.replace("1970-01-01T00:00:", ""),
+    };
+    lines.iter().map(|line| line.split(' ').map(round).collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn blocks_of_each_key_become_features() {
+    let text = fft(
+        "block = { rows = 16, overlap = 0.5 }\ntaper = \"none\"\nselect = [\"rms\", \"crest\", \"dominant\", \"band(1.5, 2.5) AS two\", \"band(3, 3.5) AS three\"]",
+    );
+    let found = in_all_manners(&stream(), &text, &batch(&tones(34)));
+    // A sine's rms is its amplitude through the root of two, its energy half the square.
+    assert_eq!(
+        rounded(&found[0]),
+        [
+            "00.937500Z 00Z a 2.121 1.414 2.000 4.500 0.000",
+            "00.937500Z 00Z b 0.707 1.414 3.000 0.000 0.500",
+            "01.437500Z 00.500Z a 2.121 1.414 2.000 4.500 0.000",
+            "01.437500Z 00.500Z b 0.707 1.414 3.000 0.000 0.500",
+            "01.937500Z 01Z a 2.121 1.414 2.000 4.500 0.000",
+            "01.937500Z 01Z b 0.707 1.414 3.000 0.000 0.500",
+        ]
+    );
+    let ports = build(&text).ports;
+    let fields = ports[0].stream.columns.fields();
+    let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["ts", "block_start", "key", "rms", "crest", "dominant", "two", "three"]);
+    assert_eq!(ports[0].stream.time, Some(0));
+}
+
+#[test]
+fn a_gap_gives_a_block_up() {
+    let mut rows = tones(40);
+    rows.retain(|row| row.0 == "a");
+    rows.remove(10);
+    rows[30].2 = None;
+    let starts = |gap: &str| {
+        let text = fft(&format!("block = {{ rows = 8, gap = \"{gap}\" }}\nselect = [\"rms\"]"));
+        let lines = in_all_manners(&stream(), &text, &batch(&rows))[0].clone();
+        let starts: Vec<f64> = lines
+            .iter()
+            .map(|line| {
+                line.split([' ', 'Z']).nth(2).expect("a start")[17..].parse::<f64>().expect("seconds") * 16.0
+            })
+            .collect();
+        starts
+    };
+    assert_eq!(starts("drop"), [0.0, 11.0, 19.0, 32.0], "behind the lost sample, and behind the NULL");
+    assert_eq!(starts("keep"), [0.0, 8.0, 17.0, 25.0]);
+}
+
+#[test]
+fn samples_in_any_order_within_the_delay_give_the_same() {
+    let text = fft(
+        "block = { rows = 16, overlap = 0.75 }\nselect = [\"rms\", \"kurtosis\", \"envelope(1, 3) AS e\"]",
+    );
+    let mut rows = tones(40);
+    let expected = rounded(&in_all_manners(&stream(), &text, &batch(&rows))[0]);
+    for (row, other) in [(0, 9), (3, 12), (20, 31), (40, 55), (77, 66)] {
+        rows.swap(row, other);
+    }
+    for manner in manners(1.0) {
+        let found = rounded(&run(&text, &batch(&rows), manner)[0]);
+        assert_eq!(kit::sorted(found), kit::sorted(expected.clone()), "{manner:?}");
+    }
+}
+
+#[test]
+fn blocks_that_cannot_be_are_refused() {
+    let block = "block = { rows = 16 }\n";
+    for (more, code) in [
+        ("block = { rows = 16, overlap = 1.0 }\nselect = [\"rms\"]".to_owned(), "TG-C006"),
+        (format!("{block}select = [\"rsm\"]"), "TG-X004"),
+        (format!("{block}select = []"), "TG-C006"),
+        (format!("{block}select = [\"rms\", \"rms\"]"), "TG-T009"),
+        (format!("{block}select = [\"rms AS ts\"]"), "TG-T009"),
+        (format!("{block}rate = \"often\"\nselect = [\"rms\"]"), "TG-C006"),
+        (format!("{block}rate = \"100/s\"\nselect = [\"band(10, 51)\"]"), "TG-C006"),
+    ] {
+        let found = refused(&fft(&more));
+        assert_eq!(
+            found.iter().map(|(code, _)| code.as_str()).collect::<Vec<_>>(),
+            [code],
+            "{more}: {found:?}"
+        );
+    }
 }
