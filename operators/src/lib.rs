@@ -20,6 +20,7 @@ mod latest;
 mod limit_rate;
 mod narrow;
 mod part;
+mod pattern;
 mod pivot;
 mod project;
 mod route;
@@ -47,6 +48,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     flatten::ROW,
     lag::ROW,
     limit_rate::ROW,
+    pattern::ROW,
     pivot::ROW,
     project::ROW,
     route::ROW,
