@@ -3,6 +3,7 @@
 
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
+mod alarm;
 mod anomaly;
 mod changed;
 mod deadband;
@@ -38,6 +39,7 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] = &[
+    alarm::ROW,
     anomaly::ROW,
     changed::ROW,
     deadband::ROW,
