@@ -3,20 +3,26 @@
 
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
+mod alarm;
+mod anomaly;
 mod changed;
 mod deadband;
 mod dedup;
 #[cfg(test)]
 mod disturbed;
 pub mod expression;
+mod fft;
 mod fill;
 mod filter;
+mod flatten;
 mod in_order;
 mod lag;
 mod latest;
 mod limit_rate;
 mod narrow;
 mod part;
+mod pattern;
+mod pivot;
 mod project;
 mod route;
 mod rule;
@@ -25,6 +31,7 @@ mod sort;
 mod tasks;
 mod top;
 mod union;
+mod unpivot;
 mod window;
 
 pub use rule::TRIGGER;
@@ -32,19 +39,26 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] = &[
+    alarm::ROW,
+    anomaly::ROW,
     changed::ROW,
     deadband::ROW,
     dedup::ROW,
+    fft::ROW,
     fill::ROW,
     filter::ROW,
+    flatten::ROW,
     lag::ROW,
     limit_rate::ROW,
+    pattern::ROW,
+    pivot::ROW,
     project::ROW,
     route::ROW,
     sample::ROW,
     sort::ROW,
     top::ROW,
     union::ROW,
+    unpivot::ROW,
     window::ROW,
 ];
 

@@ -12,7 +12,8 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray,
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidegate_engine::catalog::{BuildOperator, Row};
-use tidegate_engine::operator::{Input, OperatorPart, Output};
+use tidegate_engine::error::ConfigError;
+use tidegate_engine::operator::{Input, Operator, OperatorPart, Output, Progress};
 use tidegate_engine::runtime::watermark::Watermarks;
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::source::WatermarkPolicy;
@@ -50,6 +51,16 @@ pub(crate) fn batch(rows: &[TestRow]) -> RecordBatch {
 
 /// Builds the one operator (or trigger) of a topology's text for `stream()`.
 pub(crate) fn build(text: &str) -> OperatorPart {
+    build_on(&stream(), text)
+}
+
+/// The same for a stream of another shape.
+pub(crate) fn build_on(stream: &StreamSchema, text: &str) -> OperatorPart {
+    try_build_on(stream, text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same where the topology may be refused.
+pub(crate) fn try_build_on(stream: &StreamSchema, text: &str) -> Result<OperatorPart, ConfigError> {
     let (parsed, problems) = parse(text);
     assert_eq!(problems, []);
     let node = &parsed.nodes[0];
@@ -58,8 +69,8 @@ pub(crate) fn build(text: &str) -> OperatorPart {
     let rows = tidegate_operators::OPERATORS.iter();
     let row: &Row<BuildOperator> =
         rows.into_iter().find(|row| row.name == node.kind.value).unwrap_or(&tidegate_operators::TRIGGER);
-    let input = Input { name: "rows".into(), stream: stream() };
-    (row.build)(node, &context, &[input]).unwrap_or_else(|error| panic!("{error}"))
+    let input = Input { name: "rows".into(), stream: stream.clone() };
+    (row.build)(node, &context, &[input])
 }
 
 /// How rows reach the operator.
@@ -87,7 +98,17 @@ pub(crate) fn manners(delay_s: f64) -> Vec<Manner> {
 
 /// Output lines of each port, in order; a line is the row's values.
 pub(crate) fn run(text: &str, rows: &RecordBatch, manner: Manner) -> Vec<Vec<String>> {
-    let mut part = build(text);
+    run_on(&stream(), text, rows, manner)
+}
+
+/// The same for a stream of another shape.
+pub(crate) fn run_on(
+    stream: &StreamSchema,
+    text: &str,
+    rows: &RecordBatch,
+    manner: Manner,
+) -> Vec<Vec<String>> {
+    let mut part = build_on(stream, text);
     let mut lines: Vec<Vec<String>> = part.ports.iter().map(|_| Vec::new()).collect();
     let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None };
     let mut marks = Watermarks::new(&policy, None);
@@ -97,33 +118,54 @@ pub(crate) fn run(text: &str, rows: &RecordBatch, manner: Manner) -> Vec<Vec<Str
         let count = manner.batch_size.min(rows.num_rows() - start);
         let piece = rows.slice(start, count);
         start += count;
-        let times = stream().times(&piece).expect("has a time");
+        let times = stream.times(&piece).expect("has a time");
         let mut from = 0;
         for cut in marks.observe(0, times.values(), Duration::ZERO) {
             if cut.end > from {
                 let part_rows = piece.slice(from, cut.end - from);
-                part.operator.on_batch(0, &part_rows, &mut out).expect("takes rows");
+                let progress = part.operator.on_batch(0, &part_rows, &mut out).expect("takes rows");
+                go_on(part.operator.as_mut(), progress, &mut out);
             }
             from = cut.end;
             if let Some(time) = cut.watermark {
-                part.operator.on_watermark(time, &mut out).expect("takes a watermark");
+                let progress = part.operator.on_watermark(time, &mut out).expect("takes a watermark");
+                go_on(part.operator.as_mut(), progress, &mut out);
             }
         }
         collect(&mut out, &mut lines);
         if manner.snapshot {
             let state = part.operator.snapshot().expect("snapshots");
             if manner.restore {
-                part = build(text);
+                part = build_on(stream, text);
                 part.operator.restore(state).expect("restores");
             }
         }
     }
     if let Some(time) = marks.on_end() {
-        part.operator.on_watermark(time, &mut out).expect("takes a watermark");
+        let progress = part.operator.on_watermark(time, &mut out).expect("takes a watermark");
+        go_on(part.operator.as_mut(), progress, &mut out);
     }
-    part.operator.on_end(&mut out).expect("ends");
+    let progress = part.operator.on_end(&mut out).expect("ends");
+    go_on(part.operator.as_mut(), progress, &mut out);
     collect(&mut out, &mut lines);
     lines
+}
+
+/// As the runtime does where an operator has more to emit.
+fn go_on(operator: &mut dyn Operator, mut progress: Progress, out: &mut Output) {
+    while progress == Progress::More {
+        progress = operator.resume(out).expect("goes on");
+    }
+}
+
+/// What leaves by each port in every manner; it must be the same in all.
+pub(crate) fn in_all_manners(stream: &StreamSchema, text: &str, rows: &RecordBatch) -> Vec<Vec<String>> {
+    let mut all = manners(0.0).into_iter().map(|manner| (manner, run_on(stream, text, rows, manner)));
+    let (_, first) = all.next().expect("a manner");
+    for (manner, other) in all {
+        assert_eq!(other, first, "{manner:?}");
+    }
+    first
 }
 
 fn collect(out: &mut Output, lines: &mut [Vec<String>]) {
