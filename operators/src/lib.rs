@@ -8,6 +8,7 @@ mod deadband;
 mod disturbed;
 pub mod expression;
 mod filter;
+mod join;
 mod latest;
 mod narrow;
 mod part;
@@ -23,7 +24,7 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] =
-    &[deadband::ROW, filter::ROW, project::ROW, route::ROW, union::ROW, window::ROW];
+    &[deadband::ROW, filter::ROW, join::ROW, project::ROW, route::ROW, union::ROW, window::ROW];
 
 /// Every `[table.x] type = …` that is made from a stream.
 pub const TABLES: &[Row<BuildTable>] = &[latest::ROW];

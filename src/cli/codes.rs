@@ -96,6 +96,12 @@ pub(super) const CODES: &[Code] = &[
         "[source.rows]  type = \"file\"  unique = [\"id\"]",
         "[source.rows]  type = \"mqtt\"  unique = [\"id\"]",
     ),
+    code(
+        "TG-T012",
+        "a join of streams without a bound: its rows would have to be kept for ever",
+        "type = \"join\"  on = \"a.k = b.k\"",
+        "match = { within = \"5s\" }",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),
