@@ -16,6 +16,7 @@ mod fill;
 mod filter;
 mod flatten;
 mod in_order;
+mod join;
 mod lag;
 mod latest;
 mod limit_rate;
@@ -48,6 +49,7 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     fill::ROW,
     filter::ROW,
     flatten::ROW,
+    join::ROW,
     lag::ROW,
     limit_rate::ROW,
     pattern::ROW,

@@ -102,6 +102,12 @@ pub(super) const CODES: &[Code] = &[
         "[operator.load]  early = \"10s\"  [sink.out]  type = \"file\"  from = \"load\"",
         "[sink.out]  type = \"file\"  from = \"load\"  accept_changes = true",
     ),
+    code(
+        "TG-T013",
+        "a join of streams without a bound: its rows would have to be kept for ever",
+        "type = \"join\"  on = \"a.k = b.k\"",
+        "match = { within = \"5s\" }",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),

@@ -9,6 +9,7 @@ use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
@@ -73,6 +74,14 @@ impl SqlExpressions {
             Ok(expr)
         };
         on_big_stack(plan).map_err(|error| locate::diagnose(&error, text, scope, self.state))
+    }
+
+    /// What must be true together for a condition over rows to be true, coerced.
+    pub(crate) fn conjuncts(&self, text: &Text, scope: &DFSchema) -> Result<Vec<Expr>, Diagnostic> {
+        let expr = self.logical(text, scope)?;
+        refuse_aggregate(&expr, text)?;
+        let parts = || simplified(expr.clone(), scope).map(split_conjunction_owned);
+        on_big_stack(parts).map_err(|error| locate::diagnose(&error, text, scope, self.state))
     }
 
     /// A logical expression to one that can be evaluated.
@@ -151,10 +160,18 @@ pub(crate) fn to_df_schema(scope: &Scope, text: &Text) -> Result<DFSchema, Diagn
         .iter()
         .enumerate()
         .map(|(index, (_, field))| (Some(TableReference::bare(index.to_string())), Arc::clone(field)));
-    let qualifiers = columns.iter().map(|(qualifier, _)| qualifier.as_deref().map(TableReference::bare));
+    let qualifiers = columns.iter().map(|(qualifier, _)| qualifier.as_deref().map(table_reference));
     DFSchema::new_with_metadata(numbered.collect(), std::collections::HashMap::new())
         .and_then(|schema| schema.with_field_specific_qualified_schema(qualifiers.collect()))
         .map_err(|error| Diagnostic::error("TG-X001", error.strip_backtrace()).at(text.span.clone()))
+}
+
+/// A node, or a node's port, as SQL names it.
+fn table_reference(qualifier: &str) -> TableReference {
+    match qualifier.split_once('.') {
+        Some((node, port)) => TableReference::partial(node, port),
+        None => TableReference::bare(qualifier),
+    }
 }
 
 /// Refuses an expression or a query that is empty or too long; `what` it is,
