@@ -27,7 +27,7 @@ use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::{Data, Table};
 
-use crate::part::require_time;
+use crate::part::{require_time, rows_that_stand};
 use as_of::AsOf;
 use bound::{Both, Bound, Side};
 use layout::{Layout, Lead, Shapes};
@@ -120,6 +120,7 @@ fn layout(config: &NodeConfig, inputs: &[Input]) -> Result<(Layout, Match), Conf
     let inputs = two(config, inputs)?;
     for side in Side::BOTH {
         require_time(config, inputs.of(side))?;
+        rows_that_stand(config, inputs.of(side))?;
     }
     let near = near(config)?;
     let text = config.table.text("on").ok_or_else(ConfigError::default)?;

@@ -160,7 +160,7 @@ impl Pattern {
         let bad = narrow(&all, &mut select, &mut |rows| out.emit(rows));
         if !bad.is_empty() {
             let time = Some(count + 1);
-            let stream = StreamSchema { columns: all.schema(), time, time_shift_us: 0 };
+            let stream = StreamSchema { columns: all.schema(), time, time_shift_us: 0, revises: false };
             out.emit_to(REJECTS_PORT, reject_rows(&self.name, &stream, &all, bad)?);
         }
         Ok(())

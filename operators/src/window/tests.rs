@@ -48,6 +48,14 @@ struct Make {
     others: bool,
 }
 
+fn of_panes(node: &NodeConfig, input: &Input) -> Window {
+    let Parts { kind: Kind::Panes(frame), layout, stream, .. } = parts(node, input).expect("a right window")
+    else {
+        panic!("a window of panes");
+    };
+    Window::new("w".into(), input.stream.clone(), stream, frame, layout).expect("a window")
+}
+
 fn new(make: Make, groups_whole_max: usize) -> Window {
     let (kind, others) = (KINDS[make.kind], if make.others { OTHERS } else { "" });
     let key = if make.keyed { "key = [\"key\", \"part\", \"place\"]\n" } else { "" };
@@ -57,9 +65,7 @@ fn new(make: Make, groups_whole_max: usize) -> Window {
     let (parsed, problems) = parse(&text);
     assert_eq!(problems, []);
     let input = Input { name: "rows".into(), stream: stream() };
-    let made = parts(&parsed.nodes[0], &input).expect("a right window");
-    let Parts { kind: Kind::Panes(frame), layout, stream: output, .. } = made else { panic!("panes") };
-    let mut window = Window::new("w".into(), stream(), output, frame, layout).expect("a window");
+    let mut window = of_panes(&parsed.nodes[0], &input);
     window.groups_whole_max = groups_whole_max;
     assert_eq!(window.layout.is_direct, !make.others);
     window
@@ -244,7 +250,7 @@ proptest! {
         let make = || {
             let input = Input { name: "rows".into(), stream: stream() };
             let (parsed, _) = parse(&text);
-            let mut window = window(&parsed.nodes[0], &input).expect("a right window").0;
+            let mut window = of_panes(&parsed.nodes[0], &input);
             window.groups_whole_max = 1;
             window
         };
