@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod due;
+pub(crate) mod nexmark;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -120,6 +120,8 @@ impl Spec {
             return since_us >= self.max_interval_us;
         }
         match (last.value, value) {
+            // A NaN that comes or goes is a change, and no distance from one is known.
+            (Some(last), Some(value)) if last.is_nan() || value.is_nan() => last.is_nan() != value.is_nan(),
             (Some(last), Some(value)) => {
                 let change = (value - last).abs();
                 change >= self.absolute || change >= self.fraction * last.abs() && change > 0.0

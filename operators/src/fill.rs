@@ -186,7 +186,8 @@ impl Fill {
         let until_us = until_us.min(last.at_us.saturating_add(reach_us));
         while last.next_us <= until_us {
             made.push(last.next_us, last, last.numbers.iter().copied());
-            last.next_us = last.next_us.saturating_add(self.every_us);
+            let Some(next_us) = last.next_us.checked_add(self.every_us) else { break };
+            last.next_us = next_us;
         }
     }
 
@@ -205,7 +206,8 @@ impl Fill {
                     if is_value { *from } else { Some((*from)? + ((*to)? - (*from)?) * part) }
                 });
             made.push(last.next_us, last, line);
-            last.next_us = last.next_us.saturating_add(self.every_us);
+            let Some(next_us) = last.next_us.checked_add(self.every_us) else { break };
+            last.next_us = next_us;
         }
         next.next_us = self.next_of(next.at_us).max(last.next_us);
     }

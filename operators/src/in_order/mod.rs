@@ -17,7 +17,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, new_null_array};
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
@@ -248,6 +248,23 @@ impl<C: Ordered> InOrder<C> {
         Ok(RecordBatch::try_new(self.schema(), columns)?)
     }
 
+    /// Rows that waited in a former life, in the shape of this one: columns that
+    /// nobody here reads may have come or gone since.
+    fn conformed(&self, saved: &RecordBatch) -> Result<RecordBatch, OperatorError> {
+        let schema = self.schema();
+        let column = |field: &Arc<Field>| match saved.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            None if field.is_nullable() => Ok(new_null_array(field.data_type(), saved.num_rows())),
+            Some(_) | None => Err(OperatorError::new(format!(
+                "rows of `{}` wait in the checkpoint without the column `{}` that its input has now",
+                self.name,
+                field.name()
+            ))),
+        };
+        let columns: Result<Vec<ArrayRef>, OperatorError> = schema.fields().iter().map(column).collect();
+        Ok(RecordBatch::try_new(schema, columns?)?)
+    }
+
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.waiting.schema)
     }
@@ -396,8 +413,9 @@ impl<C: Ordered> Operator for InOrder<C> {
         self.watermark_us = watermark.ok_or_else(shape)?.value(0);
         self.keys.load(keys)?;
         if waiting.num_rows() > 0 {
-            let times = self.input.times(waiting)?.values().clone();
-            self.waiting.push(Timed { rows: waiting.clone(), times })?;
+            let rows = self.conformed(waiting)?;
+            let times = self.input.times(&rows)?.values().clone();
+            self.waiting.push(Timed { rows, times })?;
         }
         self.core.load(core)
     }

@@ -6,8 +6,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+};
+use arrow::datatypes::Int64Type;
 use arrow::row::{RowConverter, SortField};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::operator::Output;
@@ -15,8 +17,12 @@ use tidegate_engine::operator::Output;
 use super::evaluated::Evaluated;
 use super::pane::Layout;
 use super::parts;
+use super::results::Results;
 use super::slots::Slots;
-use crate::in_order::{Ordered, PerKey, Rows};
+use crate::in_order::{Ordered, PerKey, Rows, shape};
+
+/// The one column of the first batch of a state.
+const CLOSED: &str = "closed_us";
 
 /// A row as a rule sees it.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +120,7 @@ pub(super) trait Rule: Send {
 pub(super) struct Assigned<R> {
     rule: R,
     layout: Arc<Layout>,
-    output: SchemaRef,
+    results: Results,
     /// How many values of a row are conditions, before those of aggregates.
     conditions: usize,
     keys: PerKey<Vec<Part>>,
@@ -124,13 +130,16 @@ pub(super) struct Assigned<R> {
     converter: RowConverter,
     /// When keys are to be looked at; entries that their parts do not know are void.
     due: BinaryHeap<Reverse<(i64, u32)>>,
+    /// Windows up to here were ended with their rows: a second run gives none of
+    /// them again.
+    closed_us: i64,
 }
 
 impl<R: Rule> Assigned<R> {
     pub(super) fn new(
         rule: R,
         layout: Layout,
-        output: SchemaRef,
+        results: Results,
         conditions: usize,
     ) -> Result<Assigned<R>, OperatorError> {
         let types = layout.key_fields().iter().map(|field| SortField::new(field.data_type().clone()));
@@ -139,11 +148,12 @@ impl<R: Rule> Assigned<R> {
             converter: RowConverter::new(types.collect())?,
             slots: Slots::new(&layout)?,
             layout: Arc::new(layout),
-            output,
+            results,
             conditions,
             keys: PerKey::default(),
             slot_keys: Vec::new(),
             due: BinaryHeap::new(),
+            closed_us: i64::MIN,
         })
     }
 
@@ -211,7 +221,7 @@ impl<R: Rule> Assigned<R> {
         };
         let starts = instants(ended.iter().map(|window| window.start_us).collect());
         let ends = instants(ended.iter().map(|window| window.end_us).collect());
-        out.emit(self.layout.output(&self.output, [starts, ends], columns, Vec::new(), ended.len())?);
+        self.results.emit(&self.layout, [starts, ends], columns, Vec::new(), out)?;
         let mut free: Vec<usize> = ended.into_iter().flat_map(|window| window.free).collect();
         free.extend(together);
         self.slots.close(&free);
@@ -246,7 +256,7 @@ impl<R: Rule> Assigned<R> {
         let Some(parts) = self.keys.of(key) else { return };
         let due_us = self.rule.due(parts);
         if let (Some(part), Some(due_us)) = (parts.first_mut(), due_us)
-            && part.wakes_us == i64::MAX
+            && due_us < part.wakes_us
         {
             part.wakes_us = due_us;
             self.due.push(Reverse((due_us, key)));
@@ -264,12 +274,16 @@ impl<R: Rule> Ordered for Assigned<R> {
         };
         let mut scene = Scene::new(&mut self.slots);
         let mut slots = Vec::with_capacity(rows.times.len());
-        let mut inside: Option<Vec<u32>> = None;
+        let (mut inside, mut moved): (Option<Vec<u32>>, Vec<u32>) = (None, Vec::new());
         for (row, (at_us, key)) in rows.iter().enumerate() {
             scene.row = row;
             let Some(parts) = self.keys.of(key) else { continue };
             let seen = Row { at_us, opens: holds(0, row), closes: holds(1, row) };
             let index = u32::try_from(row).map_err(OperatorError::new)?;
+            if parts.first().is_some_and(|part| at_us < part.start_us) {
+                // It may end earlier now.
+                moved.push(key);
+            }
             match self.rule.row(parts, seen, &mut scene) {
                 Some(slot) => {
                     slots.push(slot);
@@ -287,6 +301,7 @@ impl<R: Rule> Ordered for Assigned<R> {
             Some(inside) => self.slots.update(&evaluated.take(&UInt32Array::from(inside))?, &slots)?,
         }
         opened.iter().filter_map(|(row, _)| rows.keys.get(*row)).for_each(|key| self.wake(*key));
+        moved.iter().for_each(|key| self.wake(*key));
         self.emit(ended, out)
     }
 
@@ -295,11 +310,13 @@ impl<R: Rule> Ordered for Assigned<R> {
     }
 
     fn on_end(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        let ends = self.due.iter().filter_map(|Reverse((_, key))| self.rule.due(self.keys.get(*key)?));
+        self.closed_us = ends.fold(self.closed_us, i64::max);
         self.end_due(i64::MAX, out)
     }
 
     fn late_before(&self, watermark_us: i64) -> Option<i64> {
-        self.rule.late_before(watermark_us)
+        self.rule.late_before(watermark_us).map(|before_us| before_us.max(self.closed_us))
     }
 
     fn reads(&self) -> Option<Vec<usize>> {
@@ -325,16 +342,22 @@ impl<R: Rule> Ordered for Assigned<R> {
             let parts = self.keys.get(*key).into_iter().flatten();
             open.extend(parts.map(|part| (place, *part)));
         }
+        let closed: ArrayRef = Arc::new(Int64Array::from(vec![self.closed_us]));
+        let mut saved = vec![RecordBatch::try_from_iter([(CLOSED, closed)])?];
         if open.is_empty() {
-            return Ok(Vec::new());
+            return Ok(saved);
         }
         let slots: Vec<usize> = open.iter().map(|(_, part)| part.slot).collect();
         let (keys, states) = (self.key_columns(&slots)?, self.slots.read(&slots)?);
-        Ok(vec![parts::save(&self.layout, &open, keys, states)?])
+        saved.push(parts::save(&self.layout, &open, keys, states)?);
+        Ok(saved)
     }
 
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
-        for batch in state {
+        let Some((closed, open)) = state.split_first() else { return Ok(()) };
+        let closed = closed.column_by_name(CLOSED).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        self.closed_us = closed.filter(|closed| !closed.is_empty()).ok_or_else(shape)?.value(0);
+        for batch in open {
             let parts::Saved { open, keys, states } = parts::load(&self.layout, batch)?;
             let slots: Vec<usize> = open.iter().map(|_| self.slots.open()).collect();
             self.slots.load(&self.layout, &states, &slots)?;

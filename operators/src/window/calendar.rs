@@ -73,6 +73,18 @@ impl Calendar {
         Ok(Calendar { unit, zone, offset: TimeDelta::microseconds(offset_us) })
     }
 
+    /// No period is longer.
+    pub(super) fn longest_us(&self) -> i64 {
+        let days = match self.unit {
+            Unit::Day => 1,
+            Unit::Week => 7,
+            Unit::Month => 31,
+            Unit::Quarter => 92,
+            Unit::Year => 366,
+        };
+        (days + 1) * 86_400_000_000
+    }
+
     /// The period that holds this instant.
     pub(super) fn period_of(&self, time_us: i64) -> Range<i64> {
         let time_us = time_us.clamp(-RANGE_US, RANGE_US);

@@ -69,7 +69,12 @@ impl Frame {
                 even.pane_us = gcd(even.pane_us, early_us);
                 even.offset_us = even.offset_us.rem_euclid(even.slide_us);
             }
-            Shape::Calendar(_) => {}
+            Shape::Calendar(calendar) => {
+                let panes = calendar.longest_us() / early_us;
+                if panes > PANES_MAX {
+                    return Err(format!("a window would have {panes} running results; at most {PANES_MAX}"));
+                }
+            }
         }
         self.early_us = Some(early_us);
         self.checked()
@@ -148,12 +153,32 @@ impl Frame {
         }
     }
 
-    /// Starts of the windows that hold this pane, in order.
-    pub(super) fn windows_of(&self, pane_us: i64) -> impl Iterator<Item = i64> + '_ {
+    /// Starts of the windows that hold this pane and end after `closed_us`, in order.
+    pub(super) fn windows_from(&self, pane_us: i64, closed_us: i64) -> impl Iterator<Item = i64> + '_ {
         let last = self.last_window_of(pane_us);
-        let first = Some(self.first_window_of(pane_us));
-        std::iter::successors(first, |start| Some(self.next_window(*start)))
+        let first = self.first_window_of(pane_us).max(self.first_open(closed_us));
+        let next = |start: &i64| Some(self.next_window(*start)).filter(|next| next > start);
+        std::iter::successors(Some(first), next)
             .take_while(move |start| *start <= last)
+            .filter(move |start| self.end_of(*start) > closed_us)
+    }
+
+    /// Start of the first window that ends after this, at the latest.
+    fn first_open(&self, closed_us: i64) -> i64 {
+        match &self.shape {
+            Shape::Even(Even { size_us, slide_us, offset_us, .. }) => {
+                floor(closed_us.saturating_sub(*size_us), *slide_us, *offset_us).saturating_add(*slide_us)
+            }
+            Shape::Calendar(_) => i64::MIN,
+        }
+    }
+
+    /// Whether a window may end after `closed_us` and at or before `until_us`.
+    pub(super) fn may_end(&self, closed_us: i64, until_us: i64) -> bool {
+        match self.shape {
+            Shape::Even(_) => self.end_of(self.first_open(closed_us)) <= until_us,
+            Shape::Calendar(_) => true,
+        }
     }
 
     /// End of the window that starts here.
@@ -236,6 +261,27 @@ mod tests {
         assert_eq!(frame.first_window_of(0), -9 * S);
         assert_eq!(frame.next_window(-9 * S), -6 * S);
         assert_eq!(frame.last_end_of(0), 10 * S);
+    }
+
+    #[test]
+    fn windows_that_are_open_are_found_from_any_time() {
+        let frame = Frame::even(10 * S, 3 * S, S).expect("sound");
+        for closed in [i64::MIN, -40 * S, -3 * S, 0, S, 2 * S, 11 * S, 20 * S, i64::MAX] {
+            for pane in -5..25 {
+                let pane = frame.pane_of(pane * S).start;
+                let last = frame.last_window_of(pane);
+                let all =
+                    std::iter::successors(Some(frame.first_window_of(pane)), |start| Some(start + 3 * S));
+                let all =
+                    all.take_while(|start| *start <= last).filter(|start| frame.end_of(*start) > closed);
+                assert_eq!(frame.windows_from(pane, closed).collect::<Vec<_>>(), all.collect::<Vec<_>>());
+            }
+        }
+        assert!(
+            frame.may_end(10 * S, 11 * S) && !frame.may_end(11 * S, 13 * S) && frame.may_end(11 * S, 14 * S)
+        );
+        let frame = Frame::even(1, 1, 0).expect("sound");
+        assert!(frame.windows_from(i64::MAX, 0).count() <= 1, "no end of time is without end");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Layers {
             self.fresh.merge(layout, &fresh)?;
         } else {
             // It is not new any more.
-            self.waiting.push_back(fresh.clone());
+            self.waiting.extend(Some(fresh.clone()).filter(|fresh| fresh.groups > 0));
         }
         layers.push(fresh);
         let layers = layers.into_iter().filter(|taken| taken.groups > 0).enumerate();

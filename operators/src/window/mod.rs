@@ -16,6 +16,7 @@ mod open;
 mod operator;
 mod pane;
 mod parts;
+mod results;
 mod revisions;
 mod session;
 mod sliding;
@@ -39,13 +40,14 @@ use tidegate_engine::topology::key::{Key, Kind as Value, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::expression::{CompiledExpression, SqlExpressions, compile_aggregates, is_key_type};
-use crate::in_order::InOrder;
+use crate::in_order::{self, InOrder};
 use crate::part::{named_columns, only_input, require_time};
 use assigned::Assigned;
 use between::Between;
 use kinds::{Kind, WINDOW_KEYS};
 use operator::Window;
 use pane::Layout;
+use results::Results;
 use revisions::{FINAL, REVISION};
 use sliding::Sliding;
 
@@ -98,30 +100,33 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
     ];
     let wrong =
         |error: OperatorError| Diagnostic::error("TG-X003", error.0).at(config.table.span_of("select"));
-    let output = Arc::clone(&stream.columns);
+    let results = Results { name: config.name.clone(), stream };
     let conditions = conditions(context, input, &kind)?;
     let values = layout.computed().map(|input_of| compiled(input_of, input)).collect::<Result<Vec<_>, _>>();
     let values: Vec<_> = conditions.iter().cloned().chain(values.map_err(wrong)?).collect();
     let operator: Box<dyn Operator> = match kind {
         Kind::Panes(frame) => {
-            let name = config.name.clone();
-            Box::new(Window::new(name, input.stream.clone(), stream, frame, layout).map_err(wrong)?)
+            Box::new(Window::new(input.stream.clone(), results, frame, layout).map_err(wrong)?)
         }
         Kind::Sliding { size_us } => {
-            let core = Sliding::new(size_us, layout, output).map_err(wrong)?;
-            Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values).with_forget(size_us))
+            let core = Sliding::new(size_us, layout, results).map_err(wrong)?;
+            Box::new(
+                InOrder::new(config, input, keys, core)?
+                    .with_expressions(values)
+                    .with_forget(in_order::forget_us(config).max(size_us)),
+            )
         }
         Kind::Session(rule) => {
             let forget_us = rule.forget_us();
-            let core = Assigned::new(rule, layout, output, 0).map_err(wrong)?;
+            let core = Assigned::new(rule, layout, results, 0).map_err(wrong)?;
             Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values).with_forget(forget_us))
         }
         Kind::Count(rule) => {
-            let core = Assigned::new(rule, layout, output, 0).map_err(wrong)?;
+            let core = Assigned::new(rule, layout, results, 0).map_err(wrong)?;
             Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values))
         }
         Kind::State { .. } => {
-            let core = Assigned::new(Between, layout, output, conditions.len()).map_err(wrong)?;
+            let core = Assigned::new(Between, layout, results, conditions.len()).map_err(wrong)?;
             Box::new(InOrder::new(config, input, keys, core)?.with_expressions(values))
         }
     };

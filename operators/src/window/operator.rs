@@ -17,6 +17,7 @@ use super::evaluated::Evaluated;
 use super::frame::Frame;
 use super::open::Pane;
 use super::pane::Layout;
+use super::results::Results;
 use super::revisions::Revisions;
 use super::state::together;
 use super::{LATE_PORT, REJECTS_PORT};
@@ -39,9 +40,8 @@ struct Run {
 }
 
 pub(super) struct Window {
-    pub(super) name: String,
     input: StreamSchema,
-    pub(super) output: StreamSchema,
+    pub(super) results: Results,
     pub(super) frame: Frame,
     pub(super) layout: Arc<Layout>,
     /// Open panes by their start.
@@ -60,17 +60,15 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new(
-        name: String,
         input: StreamSchema,
-        output: StreamSchema,
+        results: Results,
         frame: Frame,
         layout: Layout,
     ) -> Result<Window, OperatorError> {
         let revisions = frame.revises().then(|| Revisions::new(layout.key_fields())).transpose()?;
         Ok(Window {
-            name,
             input,
-            output,
+            results,
             frame,
             layout: Arc::new(layout),
             panes: BTreeMap::new(),
@@ -141,7 +139,7 @@ impl Window {
         match &mut self.revisions {
             Some(revisions) => {
                 let (frame, closed_us) = (self.frame, self.closed_us);
-                let windows = frame.windows_of(pane_us).filter(|start| {
+                let windows = frame.windows_from(pane_us, i64::MIN).filter(|start| {
                     frame.end_of(*start) <= closed_us && frame.changes_until(*start) > closed_us
                 });
                 revisions.touch(&windows.collect::<Vec<_>>(), &rows.keys)
@@ -184,7 +182,7 @@ impl Operator for Window {
             out.emit_to(LATE_PORT, rows);
         }
         if !bad.is_empty() {
-            out.emit_to(REJECTS_PORT, reject_rows(&self.name, &self.input, batch, bad)?);
+            out.emit_to(REJECTS_PORT, reject_rows(&self.results.name, &self.input, batch, bad)?);
         }
         self.settle(batch.num_rows())?;
         Ok(Progress::Done)

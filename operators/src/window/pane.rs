@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -31,7 +31,8 @@ pub(super) struct Layout {
     state_fields: Vec<Vec<FieldRef>>,
     /// Output columns over (keys…, aggregates…).
     pub(super) columns: Vec<Selected>,
-    result_schema: SchemaRef,
+    /// Keys, then aggregates.
+    pub(super) result_schema: SchemaRef,
 }
 
 impl Layout {
@@ -82,28 +83,6 @@ impl Layout {
     /// Those that have to be computed, and may fail on a row.
     pub(super) fn computed(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
         self.inputs().filter(|input| is_computed(input))
-    }
-
-    /// Rows of the output: where windows lie, keys, what `select` says, and `tail`.
-    pub(super) fn output(
-        &self,
-        schema: &SchemaRef,
-        bounds: [ArrayRef; 2],
-        mut columns: Vec<ArrayRef>,
-        tail: Vec<ArrayRef>,
-        rows: usize,
-    ) -> Result<RecordBatch, OperatorError> {
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let results =
-            RecordBatch::try_new_with_options(Arc::clone(&self.result_schema), columns.clone(), &options)?;
-        columns.truncate(self.keys.len());
-        let mut output = Vec::from(bounds);
-        output.extend(columns);
-        for column in &self.columns {
-            output.push(column.expression.evaluate(&results)?);
-        }
-        output.extend(tail);
-        Ok(RecordBatch::try_new(Arc::clone(schema), output)?)
     }
 
     /// Columns of the input that keys, arguments and filters read.

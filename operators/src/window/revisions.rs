@@ -124,7 +124,8 @@ impl Revisions {
             Some(TOUCHED) => {
                 self.touched.clear();
                 let keys = batch.columns().get(1..).unwrap_or_default();
-                let keys = if batch.num_rows() == 0 { Vec::new() } else { self.encode(keys)? };
+                let keys =
+                    if keys.is_empty() { vec![Box::default(); batch.num_rows()] } else { self.encode(keys)? };
                 for (start_us, key) in numbers(0)?.iter().zip(keys) {
                     self.touched.entry(*start_us).or_default().insert(key);
                 }

@@ -14,6 +14,7 @@ use tidegate_engine::operator::Output;
 
 use super::evaluated::Evaluated;
 use super::pane::Layout;
+use super::results::Results;
 use super::slots::Slots;
 use crate::in_order::{Ordered, PerKey, Rows, shape};
 
@@ -31,15 +32,15 @@ struct Kept {
 pub(super) struct Sliding {
     size_us: i64,
     layout: Arc<Layout>,
-    output: SchemaRef,
+    results: Results,
     keys: PerKey<Kept>,
     slots: Slots,
 }
 
 impl Sliding {
-    pub(super) fn new(size_us: i64, layout: Layout, output: SchemaRef) -> Result<Sliding, OperatorError> {
+    pub(super) fn new(size_us: i64, layout: Layout, results: Results) -> Result<Sliding, OperatorError> {
         let slots = Slots::new(&layout)?;
-        Ok(Sliding { size_us, layout: Arc::new(layout), output, keys: PerKey::default(), slots })
+        Ok(Sliding { size_us, layout: Arc::new(layout), results, keys: PerKey::default(), slots })
     }
 
     /// The windows of new rows of a key, which stand behind the kept ones.
@@ -86,8 +87,7 @@ impl Sliding {
         };
         let starts = instants(times().map(|at_us| at_us.saturating_sub(self.size_us)).collect());
         let ends = instants(times().copied().collect());
-        out.emit(self.layout.output(&self.output, [starts, ends], columns, Vec::new(), slots.len())?);
-        Ok(())
+        self.results.emit(&self.layout, [starts, ends], columns, Vec::new(), out)
     }
 
     fn schema(&self, columns: &[ArrayRef]) -> SchemaRef {

@@ -53,7 +53,8 @@ fn of_panes(node: &NodeConfig, input: &Input) -> Window {
     else {
         panic!("a window of panes");
     };
-    Window::new("w".into(), input.stream.clone(), stream, frame, layout).expect("a window")
+    let results = Results { name: "w".into(), stream };
+    Window::new(input.stream.clone(), results, frame, layout).expect("a window")
 }
 
 fn new(make: Make, groups_whole_max: usize) -> Window {

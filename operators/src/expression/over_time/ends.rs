@@ -63,7 +63,10 @@ impl Ends {
     fn difference(&self) -> Result<ScalarValue> {
         match (&self.first, &self.last) {
             // Of one row nothing is known but where it stands.
-            (Some((_, first)), Some((_, last))) => last.sub(first),
+            (Some((_, first)), Some((_, last))) => {
+                // What has no number is none.
+                last.sub_checked(first).or_else(|_| ScalarValue::try_from(&self.data_type))
+            }
             _ => ScalarValue::try_from(&self.data_type),
         }
     }
@@ -110,7 +113,7 @@ impl Accumulator for Ends {
                 let (Some((first_us, _)), Some((last_us, _))) = (&self.first, &self.last) else {
                     return Ok(ScalarValue::Float64(None));
                 };
-                let seconds = (last_us - first_us) as f64 / 1e6;
+                let seconds = last_us.saturating_sub(*first_us) as f64 / 1e6;
                 let ScalarValue::Float64(Some(difference)) = self.difference()? else {
                     return Ok(ScalarValue::Float64(None));
                 };

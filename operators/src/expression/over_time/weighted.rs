@@ -53,7 +53,7 @@ impl Accumulator for Weighted {
         let (mut sum, mut seconds) = (0.0, 0.0);
         for pair in self.points.windows(2) {
             let [(from_us, value), (to_us, _)] = pair else { continue };
-            let stood = (to_us - from_us) as f64 / 1e6;
+            let stood = to_us.saturating_sub(*from_us) as f64 / 1e6;
             sum += value * stood;
             seconds += stood;
         }
