@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use tidegate_engine::catalog::{BuildOperator, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
@@ -14,7 +14,7 @@ use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::in_order::{
-    FORGET, InOrder, KEY, Kept, Ordered, PerKey, Rows, check_kept, key_columns, ports, shape,
+    FORGET, InOrder, KEY, Kept, Ordered, PerKey, Rows, check_kept, key_columns, places, ports, shape,
 };
 use crate::part::{named_columns, only_input, require_time};
 
@@ -107,14 +107,22 @@ impl Ordered for Changed {
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         let last = keys.iter().map(|key| self.last.get(*key)?.as_deref());
-        let columns = self.kept.decode(last)?;
-        let schema = Arc::new(Schema::new(self.kept.fields("watched")));
+        let mut columns = vec![places(keys)];
+        columns.extend(self.kept.decode(last)?);
+        let mut fields = vec![Field::new("key", DataType::UInt32, false)];
+        fields.extend(self.kept.fields("watched"));
+        let schema = Arc::new(Schema::new(fields));
         Ok(vec![RecordBatch::try_new(schema, columns)?])
+    }
+
+    fn is_by_key(&self) -> bool {
+        true
     }
 
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
-        let watched = self.kept.encode_columns(batch.columns())?;
+        let [_, watched @ ..] = batch.columns() else { return Err(shape()) };
+        let watched = self.kept.encode_columns(watched)?;
         self.last.load(watched.iter().map(|values| Some(values.data().into())));
         Ok(())
     }

@@ -15,7 +15,7 @@ use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, ports, shape};
+use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, places, ports, shape};
 use crate::part::{number_columns, only_input, require_time};
 
 const KEYS: &[Key] = &[
@@ -173,16 +173,21 @@ impl Ordered for Deadband {
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         let last = || keys.iter().map(|key| self.last.get(*key).copied().flatten());
-        let columns: [(&str, ArrayRef, bool); 2] = [
+        let columns: [(&str, ArrayRef, bool); 3] = [
+            ("key", places(keys), false),
             ("value", Arc::new(last().map(|last| last?.value).collect::<Float64Array>()), true),
             ("at_us", Arc::new(last().map(|last| Some(last?.at_us)).collect::<Int64Array>()), true),
         ];
         Ok(vec![RecordBatch::try_from_iter_with_nullable(columns)?])
     }
 
+    fn is_by_key(&self) -> bool {
+        true
+    }
+
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
-        let [values, times] = batch.columns() else { return Err(shape()) };
+        let [_, values, times] = batch.columns() else { return Err(shape()) };
         let values = values.as_primitive_opt::<Float64Type>().ok_or_else(shape)?;
         let times = times.as_primitive_opt::<Int64Type>().ok_or_else(shape)?;
         self.last.load(values.iter().zip(times).map(|(value, at_us)| Some(Last { value, at_us: at_us? })));

@@ -14,7 +14,7 @@ use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{InOrder, Ordered, PerKey, Rows, key_columns, ports, shape};
+use crate::in_order::{InOrder, Ordered, PerKey, Rows, key_columns, places, ports, shape};
 use crate::part::{only_input, require_time};
 
 const KEYS: &[Key] = &[
@@ -117,12 +117,19 @@ impl Ordered for Dedup {
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         let passed = keys.iter().map(|key| self.passed.get(*key).copied().flatten());
         let passed: ArrayRef = Arc::new(passed.collect::<Int64Array>());
-        Ok(vec![RecordBatch::try_from_iter_with_nullable([("passed_us", passed, true)])?])
+        Ok(vec![RecordBatch::try_from_iter_with_nullable([
+            ("key", places(keys), false),
+            ("passed_us", passed, true),
+        ])?])
+    }
+
+    fn is_by_key(&self) -> bool {
+        true
     }
 
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
-        let [passed] = batch.columns() else { return Err(shape()) };
+        let [_, passed] = batch.columns() else { return Err(shape()) };
         self.passed.load(passed.as_primitive_opt::<Int64Type>().ok_or_else(shape)?);
         Ok(())
     }

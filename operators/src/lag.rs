@@ -217,6 +217,10 @@ impl Ordered for Lag {
         Ok(vec![RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?])
     }
 
+    fn is_by_key(&self) -> bool {
+        true
+    }
+
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
         let [keys, times, values @ ..] = batch.columns() else { return Err(shape()) };

@@ -139,6 +139,10 @@ impl Ordered for LimitRate {
         Ok(vec![RecordBatch::try_from_iter(columns)?])
     }
 
+    fn is_by_key(&self) -> bool {
+        true
+    }
+
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
         let [keys, times] = batch.columns() else { return Err(shape()) };

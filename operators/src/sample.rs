@@ -14,7 +14,7 @@ use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, ports, shape};
+use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, places, ports, shape};
 use crate::part::{key_texts, only_input, require_time};
 
 const KEYS: &[Key] = &[
@@ -126,12 +126,16 @@ impl Ordered for Every {
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         let counts = keys.iter().map(|key| Some(self.counts.get(*key).copied().unwrap_or(0)));
         let counts: ArrayRef = Arc::new(counts.collect::<Int64Array>());
-        Ok(vec![RecordBatch::try_from_iter([("count", counts)])?])
+        Ok(vec![RecordBatch::try_from_iter([("key", places(keys)), ("count", counts)])?])
+    }
+
+    fn is_by_key(&self) -> bool {
+        true
     }
 
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
-        let [counts] = batch.columns() else { return Err(shape()) };
+        let [_, counts] = batch.columns() else { return Err(shape()) };
         self.counts.load(counts.as_primitive_opt::<Int64Type>().ok_or_else(shape)?.values().iter().copied());
         Ok(())
     }

@@ -111,18 +111,18 @@ fn dedup_keeps_the_first_in_event_time_for_its_ttl() {
 #[test]
 fn dedup_remembers_for_as_long_as_rows_may_come() {
     let text = "[operator.d]\ntype = \"dedup\"\nfrom = \"rows\"\nkey = [\"key\"]\nttl = \"4s\"\n";
-    // x was at 0.5; event time is 4.4 when it comes again, and 8.4 when its key comes anew.
+    // x was at 0.5 and was not heard of again until event time is 4.6: four seconds later.
     let rows: [TestRow; 6] = [
         ("x", 0.5, Some(1.0)),
-        ("y", 4.4, Some(2.0)),
-        ("x", 0.45, Some(3.0)),
+        ("y", 4.6, Some(2.0)),
+        ("x", 0.7, Some(3.0)),
         ("x", 4.4, Some(4.0)),
-        ("y", 8.3, Some(5.0)),
-        ("x", 4.5, Some(6.0)),
+        ("y", 8.5, Some(5.0)),
+        ("x", 4.55, Some(6.0)),
     ];
     let all = ports(text, &rows, 0.0);
-    assert_eq!(shorts(&all[0]), ["x 0.5 1", "y 4.4 2", "x 4.5 6"]);
-    assert_eq!(shorts(&all[2]), ["x 0.45 3", "x 4.4 4", "y 8.3 5"]);
+    assert_eq!(shorts(&all[0]), ["x 0.5 1", "y 4.6 2", "x 4.55 6"]);
+    assert_eq!(shorts(&all[2]), ["x 0.7 3", "x 4.4 4", "y 8.5 5"]);
 }
 
 #[test]
@@ -220,6 +220,23 @@ fn fill_with_the_previous_value_reaches_as_far_as_the_gap() {
 }
 
 #[test]
+fn fill_reaches_over_a_gap_that_one_batch_holds() {
+    // Between these no watermark comes, if they come in one batch.
+    let rows: [TestRow; 2] = [("a", 1.0, Some(1.0)), ("a", 21.0, Some(2.0))];
+    assert_eq!(filled("previous", &rows, 0.0), ["a 2 1", "a 4 1", "a 6 1"]);
+    let rows: [TestRow; 2] = [("a", 2.0, Some(1.0)), ("a", 21.0, Some(2.0))];
+    assert_eq!(filled("linear", &rows, 0.0), ["a 2 1"]);
+}
+
+#[test]
+fn fill_has_no_line_to_nothing_but_a_value_where_there_is_one() {
+    let rows: [TestRow; 4] =
+        [("a", 2.0, Some(1.0)), ("a", 5.0, None), ("a", 6.0, Some(3.0)), ("a", 7.0, None)];
+    assert_eq!(filled("linear", &rows, 0.0), ["a 2 1", "a 4 -", "a 6 3"]);
+    assert_eq!(filled("previous", &rows, 0.0), ["a 2 1", "a 4 1", "a 6 3"]);
+}
+
+#[test]
 fn fill_on_the_line_between_two_values() {
     // a: 10 at 1, 20 at 4, 30 at 5, then 0 and 60 at 8: a line leads to the first of two values, and where
     // they are the last one counts; then a gap.
@@ -293,6 +310,10 @@ fn top_keeps_the_best_of_each_window() {
         ["a 10 1 2", "a 12.5 2 1", "a 2 9 1", "a 4 7 2", "b 8 -2 2", "b 9 -1 1"]
     );
     assert_eq!(shorts(&all[1]), ["a 9 100"]);
+    // Behind the watermark and older than another row of its key, but its window is open; NULL is no value.
+    let behind: [TestRow; 3] = [("a", 5.0, Some(1.0)), ("a", 3.0, Some(2.0)), ("c", 6.0, None)];
+    let all = ports(text, &behind, 0.0);
+    assert_eq!((sorted(shorts(&all[0])), all[1].len()), (vec!["a 3 2 1".into(), "a 5 1 2".into()], 0));
     let smallest = text.replace("rows = 2", "rows = 1\norder = \"smallest\"");
     assert_eq!(sorted(lines(&smallest, &rows, 2.0)), ["a 1 5 1", "a 10 1 1", "b 8 -2 1"]);
 }
@@ -350,5 +371,30 @@ fn readers_are_told_no_watermark_that_a_row_breaks_later() {
             assert!(step < 60 || told_us >= watermark.0 - behind_us, "{text}\n{told_us} at {watermark}");
         }
         assert!(emitted > 20, "{text}\n{emitted} rows");
+    }
+}
+
+#[test]
+fn a_second_run_goes_on_and_makes_nothing_twice() {
+    let top = "[operator.t]\ntype = \"top\"\nfrom = \"rows\"\nby = \"value\"\nrows = 1\nsize = \"10s\"\n";
+    let fill = format!("{FILL}kind = \"previous\"\n");
+    // The first run ends at 4: the window is closed, and the value of 4 is made. In the second one 6, 8 and 12 are.
+    for (text, made, late) in [(top, [1, 1], 1), (fill.as_str(), [2, 3], 0)] {
+        let runs =
+            [[("a", 1.0, Some(1.0)), ("a", 4.0, Some(4.0))], [("a", 4.0, Some(9.0)), ("a", 12.0, Some(5.0))]];
+        let (mut state, mut lines) = (Vec::new(), [0, 0]);
+        for (rows, made) in runs.iter().zip(made) {
+            let mut part = build(text);
+            part.operator.restore(state).expect("restores");
+            let mut out = Output::default();
+            part.operator.on_batch(0, &batch(rows), &mut out).expect("takes rows");
+            part.operator.on_watermark(Time((rows[1].1 * 1e6) as i64), &mut out).expect("takes a watermark");
+            part.operator.on_end(&mut out).expect("ends");
+            state = part.operator.snapshot().expect("snapshots");
+            lines = [0, 0];
+            out.drain().for_each(|(port, batch)| lines[port] += batch.num_rows());
+            assert_eq!(lines[0], made, "{text}");
+        }
+        assert_eq!(lines[1], late, "{text}");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{Field, FieldRef, Int64Type, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use tidegate_engine::error::OperatorError;
 
 use super::shape;
@@ -15,9 +15,10 @@ use super::waiting::Timed;
 /// Keys by their values in the columns of the key.
 pub(super) struct Keys {
     columns: Vec<usize>,
-    fields: Vec<FieldRef>,
-    converter: RowConverter,
+    form: Arc<Form>,
     known: HashMap<Box<[u8]>, Known>,
+    /// Keys that have changed since the last report, also those that are gone.
+    changed: Vec<Box<[u8]>>,
     /// Numbers that were given and are free again.
     free: Vec<u32>,
     /// The least number that was never given.
@@ -33,6 +34,20 @@ struct Known {
     /// The watermark when that row came, if it was behind: the key's next rows
     /// will be as far behind, and its silence is counted from here.
     heard_us: i64,
+    /// It is among the changed ones.
+    is_changed: bool,
+}
+
+/// Keys as a report has them, and their numbers in that order.
+pub(super) struct Saved {
+    pub(super) numbers: Vec<u32>,
+    pub(super) keys: RecordBatch,
+}
+
+/// The columns of the key, and how they are made into bytes.
+pub(super) struct Form {
+    fields: Vec<FieldRef>,
+    converter: RowConverter,
 }
 
 /// What becomes of the rows of a batch.
@@ -50,22 +65,27 @@ impl Keys {
         let fields: Vec<FieldRef> =
             columns.iter().filter_map(|index| schema.fields().get(*index).cloned()).collect();
         let types = fields.iter().map(|field| SortField::new(field.data_type().clone()));
+        let converter = RowConverter::new(types.collect())?;
         Ok(Keys {
             columns,
-            converter: RowConverter::new(types.collect())?,
-            fields,
+            form: Arc::new(Form { fields, converter }),
             known: HashMap::new(),
+            changed: Vec::new(),
             free: Vec::new(),
             next: 0,
         })
+    }
+
+    pub(super) fn form(&self) -> &Arc<Form> {
+        &self.form
     }
 
     pub(super) fn columns(&self) -> &[usize] {
         &self.columns
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
     }
 
     /// Numbers the keys of rows that come when event time is `watermark_us`, in
@@ -79,7 +99,7 @@ impl Keys {
     ) -> Result<Judged, OperatorError> {
         let values: Vec<ArrayRef> =
             self.columns.iter().filter_map(|index| timed.rows.columns().get(*index).cloned()).collect();
-        let encoded = (!values.is_empty()).then(|| self.converter.convert_columns(&values)).transpose()?;
+        let encoded = self.form.encode(&values)?;
         let rows = timed.times.len();
         let (mut keys, mut replaced) = (Vec::with_capacity(rows), Vec::new());
         let mut late: Option<Vec<bool>> = None;
@@ -104,12 +124,17 @@ impl Keys {
                 Some(known) if !is_forgotten => {
                     known.seen_us = known.seen_us.max(at_us);
                     known.heard_us = known.heard_us.max(now_us);
+                    if !std::mem::replace(&mut known.is_changed, true) {
+                        self.changed.push(key.into());
+                    }
                     keys.push(known.number);
                 }
                 before => {
                     replaced.extend(before.map(|known| known.number));
                     let number = self.number()?;
-                    self.known.insert(key.into(), Known { number, seen_us: at_us, heard_us: now_us });
+                    let known = Known { number, seen_us: at_us, heard_us: now_us, is_changed: true };
+                    self.known.insert(key.into(), known);
+                    self.changed.push(key.into());
                     keys.push(number);
                 }
             }
@@ -134,31 +159,88 @@ impl Keys {
     /// Removes the keys that are forgotten at this watermark.
     pub(super) fn sweep(&mut self, watermark_us: i64, forget_us: i64) -> Vec<u32> {
         let is_forgotten = |known: &Known| watermark_us.saturating_sub(known.heard_us) >= forget_us;
-        self.known.extract_if(|_, known| is_forgotten(known)).map(|(_, known)| known.number).collect()
+        let mut gone = Vec::new();
+        for (key, known) in self.known.extract_if(|_, known| is_forgotten(known)) {
+            gone.push(known.number);
+            if !known.is_changed {
+                self.changed.push(key);
+            }
+        }
+        gone
     }
 
-    /// The numbers of all keys, and the keys in that order.
-    pub(super) fn save(&self) -> Result<(Vec<u32>, RecordBatch), OperatorError> {
-        let mut all: Vec<(&[u8], &Known)> =
-            self.known.iter().map(|(key, known)| (key.as_ref(), known)).collect();
-        all.sort_unstable_by_key(|(_, known)| known.number);
+    /// All keys.
+    pub(super) fn save(&mut self) -> Result<Saved, OperatorError> {
+        self.changed.clear();
+        self.known.values_mut().for_each(|known| known.is_changed = false);
+        let mut all: Vec<(&[u8], Option<&Known>)> =
+            self.known.iter().map(|(key, known)| (key.as_ref(), Some(known))).collect();
+        all.sort_unstable_by_key(|(_, known)| known.map(|known| known.number));
+        self.form.save(&all)
+    }
+
+    /// Keys that have changed since the last report; those that are gone without
+    /// a number, behind the others.
+    pub(super) fn save_changes(&mut self) -> Result<Saved, OperatorError> {
+        let mut changed = std::mem::take(&mut self.changed);
+        // A key may have gone and come again.
+        changed.sort_unstable();
+        changed.dedup();
+        for key in &changed {
+            if let Some(known) = self.known.get_mut(key) {
+                known.is_changed = false;
+            }
+        }
+        let mut changed: Vec<(&[u8], Option<&Known>)> =
+            changed.iter().map(|key| (key.as_ref(), self.known.get(key))).collect();
+        changed.sort_unstable_by_key(|(_, known)| known.map_or(u64::MAX, |known| u64::from(known.number)));
+        self.form.save(&changed)
+    }
+
+    pub(super) fn load(&mut self, saved: &RecordBatch) -> Result<(), OperatorError> {
+        let form = Arc::clone(&self.form);
+        let mut loaded = Vec::new();
+        form.each(saved, |key, times_us| loaded.extend(times_us.map(|times_us| (Box::from(key), times_us))))?;
+        for (key, (seen_us, heard_us)) in loaded {
+            let number = self.number()?;
+            self.known.insert(key, Known { number, seen_us, heard_us, is_changed: false });
+        }
+        Ok(())
+    }
+}
+
+impl Form {
+    /// The keys as bytes; `None` if there is one key, without columns.
+    fn encode(&self, values: &[ArrayRef]) -> Result<Option<Rows>, OperatorError> {
+        Ok((!values.is_empty()).then(|| self.converter.convert_columns(values)).transpose()?)
+    }
+
+    /// Columns of the key, then when the key was seen and heard of last: NULL if
+    /// it is gone.
+    fn save(&self, keys: &[(&[u8], Option<&Known>)]) -> Result<Saved, OperatorError> {
         let parser = self.converter.parser();
-        let mut columns = if self.columns.is_empty() {
+        let mut columns = if self.fields.is_empty() {
             Vec::new()
         } else {
-            self.converter.convert_rows(all.iter().map(|(key, _)| parser.parse(key)))?
+            self.converter.convert_rows(keys.iter().map(|(key, _)| parser.parse(key)))?
         };
-        columns.push(Arc::new(all.iter().map(|(_, known)| Some(known.seen_us)).collect::<Int64Array>()));
-        columns.push(Arc::new(all.iter().map(|(_, known)| Some(known.heard_us)).collect::<Int64Array>()));
+        let known = || keys.iter().map(|(_, known)| *known);
+        columns.push(Arc::new(known().map(|known| Some(known?.seen_us)).collect::<Int64Array>()));
+        columns.push(Arc::new(known().map(|known| Some(known?.heard_us)).collect::<Int64Array>()));
         let named = columns.iter().enumerate();
         let fields: Vec<Field> = named
             .map(|(index, column)| Field::new(format!("key {index}"), column.data_type().clone(), true))
             .collect();
-        let saved = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-        Ok((all.iter().map(|(_, known)| known.number).collect(), saved))
+        let numbers = known().flatten().map(|known| known.number).collect();
+        Ok(Saved { numbers, keys: RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)? })
     }
 
-    pub(super) fn load(&mut self, saved: &RecordBatch) -> Result<(), OperatorError> {
+    /// Each key that was saved and its times, in order; no times if it is gone.
+    pub(super) fn each(
+        &self,
+        saved: &RecordBatch,
+        mut with: impl FnMut(&[u8], Option<(i64, i64)>),
+    ) -> Result<(), OperatorError> {
         let (values, times) = saved.columns().split_at_checked(self.fields.len()).ok_or_else(shape)?;
         let [seen, heard] = times else { return Err(shape()) };
         let seen = seen.as_primitive_opt::<Int64Type>().ok_or_else(shape)?;
@@ -167,11 +249,10 @@ impl Keys {
         if !types.eq(values.iter().map(|column| column.data_type())) {
             return Err(shape());
         }
-        let encoded = (!values.is_empty()).then(|| self.converter.convert_columns(values)).transpose()?;
-        for (row, (seen_us, heard_us)) in seen.values().iter().zip(heard.values()).enumerate() {
+        let encoded = self.encode(values)?;
+        for (row, times_us) in seen.iter().zip(heard).enumerate() {
             let key = encoded.as_ref().map_or(&[][..], |encoded| encoded.row(row).data());
-            let number = self.number()?;
-            self.known.insert(key.into(), Known { number, seen_us: *seen_us, heard_us: *heard_us });
+            with(key, times_us.0.zip(times_us.1));
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 mod kept;
 mod keys;
 mod per_key;
+mod report;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -17,14 +18,14 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{filter_record_batch, not};
-use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::Expression;
-use tidegate_engine::operator::{Input, Operator, Output, Port, Progress};
+use tidegate_engine::operator::{Compaction, Input, Operator, Output, Port, Progress};
 use tidegate_engine::schema::{StreamSchema, type_name};
 use tidegate_engine::time::{Time, micros};
 use tidegate_engine::topology::key::{Key, Kind, optional};
@@ -58,6 +59,9 @@ pub(crate) const FORGET: Key = optional(
 .aside();
 /// Keys are forgotten after this silence, as those of triggers are.
 const FORGET_AFTER: Duration = Duration::from_secs(30 * 86_400);
+
+/// With more keys than this a snapshot says what is new, not everything.
+const KEYS_WHOLE_MAX: usize = 50_000;
 
 /// What an operator does with rows that come in event-time order.
 pub(crate) trait Ordered: Send {
@@ -108,6 +112,14 @@ pub(crate) trait Ordered: Send {
     /// each has the number of its place in this list.
     fn save(&mut self, _keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         Ok(Vec::new())
+    }
+
+    /// Whether all of the state is rows of keys, and a key's rows change with its
+    /// rows alone, not as time passes. Then a large state is told in changes, and
+    /// each batch of `save` has a first column `key` (uint32, ascending): the
+    /// place of a row's key in that list.
+    fn is_by_key(&self) -> bool {
+        false
     }
 
     /// Takes back what `save` gave.
@@ -187,6 +199,7 @@ pub(crate) struct InOrder<C> {
     forget_us: i64,
     /// Forgotten keys are removed when event time comes here.
     sweep_at_us: i64,
+    keys_whole_max: usize,
 }
 
 impl<C: Ordered> InOrder<C> {
@@ -214,6 +227,7 @@ impl<C: Ordered> InOrder<C> {
             bound_us: 0,
             forget_us: forget_us(config),
             sweep_at_us: i64::MIN,
+            keys_whole_max: KEYS_WHOLE_MAX,
         })
     }
 
@@ -391,34 +405,29 @@ impl<C: Ordered> Operator for InOrder<C> {
         Some(read)
     }
 
-    /// Keys, rows that wait, the watermark, and behind them the core's own.
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
-        if self.watermark_us == i64::MIN && self.waiting.is_empty() && self.keys.is_empty() {
-            return Ok(Vec::new());
+        self.save()
+    }
+
+    fn changes(&mut self) -> Result<Option<Vec<RecordBatch>>, OperatorError> {
+        if !self.core.is_by_key() || self.keys.len() <= self.keys_whole_max {
+            return Ok(None);
         }
-        let (numbers, keys) = self.keys.save()?;
-        let watermark: ArrayRef = Arc::new(Int64Array::from(vec![self.watermark_us]));
-        let watermark = RecordBatch::try_from_iter([("watermark", watermark)])?;
-        let mut saved = vec![keys, self.waiting.all()?, watermark];
-        saved.extend(self.core.save(&numbers)?);
-        Ok(saved)
+        self.save_changes().map(Some)
+    }
+
+    fn compaction(&self) -> Option<Compaction> {
+        self.core.is_by_key().then(|| self.compact())
     }
 
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<(), OperatorError> {
-        let [keys, waiting, watermark, core @ ..] = state.as_slice() else {
-            return if state.is_empty() { Ok(()) } else { Err(shape()) };
-        };
-        let [watermark] = watermark.columns() else { return Err(shape()) };
-        let watermark = watermark.as_primitive_opt::<Int64Type>().filter(|times| !times.is_empty());
-        self.watermark_us = watermark.ok_or_else(shape)?.value(0);
-        self.keys.load(keys)?;
-        if waiting.num_rows() > 0 {
-            let rows = self.conformed(waiting)?;
-            let times = self.input.times(&rows)?.values().clone();
-            self.waiting.push(Timed { rows, times })?;
-        }
-        self.core.load(core)
+        self.load(&state)
     }
+}
+
+/// The column `key` of a state that has one row for each of these keys.
+pub(crate) fn places(keys: &[u32]) -> ArrayRef {
+    Arc::new((0..).zip(keys).map(|(place, _)| Some(place)).collect::<UInt32Array>())
 }
 
 /// A saved state that is not as it was written.

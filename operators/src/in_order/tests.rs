@@ -1,8 +1,8 @@
 //! However rows within the bound come, are cut, and whatever is lost between
 //! them, the core sees them in one order.
 
-use arrow::array::{StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::DataType;
+use arrow::array::{AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Int64Type};
 use proptest::prelude::*;
 use tidegate_engine::time::time_type;
 use tidegate_engine::topology::parse::parse;
@@ -41,11 +41,15 @@ impl Ordered for Second {
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         let counts = keys.iter().map(|key| self.counts.get(*key).copied());
         let counts: ArrayRef = Arc::new(counts.collect::<Int64Array>());
-        Ok(vec![RecordBatch::try_from_iter([("counts", counts)])?])
+        Ok(vec![RecordBatch::try_from_iter([("key", places(keys)), ("counts", counts)])?])
+    }
+
+    fn is_by_key(&self) -> bool {
+        true
     }
 
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
-        self.counts.load(state[0].column(0).as_primitive::<Int64Type>().iter().map(Option::unwrap));
+        self.counts.load(state[0].column(1).as_primitive::<Int64Type>().iter().map(Option::unwrap));
         Ok(())
     }
 }
@@ -73,6 +77,11 @@ fn new<C: Ordered>(forget: &str, core: C) -> InOrder<C> {
     let keys = key_columns(&parsed.nodes[0], &input, &mut diagnostics);
     assert_eq!(diagnostics, []);
     InOrder::new(&parsed.nodes[0], &input, keys, core).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Its state is given whole, or in changes.
+fn limited(whole: bool) -> InOrder<Second> {
+    InOrder { keys_whole_max: if whole { usize::MAX } else { 0 }, ..seconds("30d", None) }
 }
 
 /// Key (`None` is NULL), time in microseconds, number.
@@ -116,19 +125,14 @@ fn by_hand(rows: &[TestRow]) -> Vec<String> {
 
 fn steps() -> impl Strategy<Value = Vec<(Vec<(u8, u8)>, Then)>> {
     let rows = proptest::collection::vec((0..5_u8, 0..=8_u8), 0..30);
-    proptest::collection::vec((rows, then_whole()), 1..20)
-}
-
-/// It gives its state whole.
-fn then_whole() -> impl Strategy<Value = Then> {
-    then().prop_map(|then| if then == Then::Together { Then::Report } else { then })
+    proptest::collection::vec((rows, then()), 1..20)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn the_core_sees_one_order(steps in steps()) {
+    fn the_core_sees_one_order(steps in steps(), whole in any::<bool>()) {
         // The n-th row is up to eight microseconds ahead, so none lies further behind.
         let mut all = Vec::new();
         let batches: Vec<Vec<TestRow>> = steps.iter().map(|(rows, _)| {
@@ -148,7 +152,7 @@ proptest! {
             numbers(&mut out)
         };
         let steps = steps.iter().map(|(_, then)| *then);
-        let (mut operator, mut left, _) = disturbed(|| seconds("30d", None), steps, feed);
+        let (mut operator, mut left, _) = disturbed(|| limited(whole), steps, feed);
         let mut out = Output::default();
         operator.on_end(&mut out).expect("ends");
         left.extend(numbers(&mut out));
@@ -193,7 +197,7 @@ fn a_key_that_was_silent_begins_afresh() {
     // 999 µs of silence are none; a thousand are, whether event time came by before or with the row.
     let rows = [((a, 0, 0), 0), ((a, 999, 1), 999), ((a, 1_999, 2), 1_999), ((b, 5_000, 3), 5_000)];
     assert_eq!(one_by_one(&mut operator, &rows), ["0 1"]);
-    assert_eq!(operator.keys.save().expect("saves").0.len(), 1, "only b is known");
+    assert_eq!(operator.keys.len(), 1, "only b is known");
     // Far behind, but of a key that nobody remembers.
     assert_eq!(one_by_one(&mut operator, &[((a, 1, 4), 5_000), ((a, 1, 5), 5_000)]), ["0 5"]);
     // Two lives of a key in one batch.
@@ -203,6 +207,8 @@ fn a_key_that_was_silent_begins_afresh() {
         .expect("takes rows");
     operator.on_watermark(Time(7_001), &mut out).expect("takes a watermark");
     assert_eq!(numbers(&mut out), ["0 6", "0 8"]);
+    // Numbers of former lives are given again.
+    assert_eq!(operator.keys.save().expect("saves").numbers, [2], "a was swept, b has its second number");
 }
 
 /// Hands on what it gets.
@@ -232,4 +238,51 @@ fn batches_in_order_are_not_copied_and_few_rows_keep_no_batch_in_memory() {
     let (_, rest) = out.drain().next().expect("the rest");
     assert_eq!(rest.num_rows(), 2);
     assert!(rest.get_array_memory_size() < whole.get_array_memory_size() / 2);
+}
+
+#[test]
+fn the_silence_of_a_key_whose_clock_is_behind_is_counted_from_when_it_was_heard() {
+    let (a, b) = (Some(1), Some(2));
+    // a is four milliseconds behind, and is heard every 900 µs.
+    let rows = [
+        ((b, 5_000, 0), 5_000),
+        ((a, 1, 1), 5_000),
+        ((b, 5_900, 2), 5_900),
+        ((a, 2, 3), 5_900),
+        ((a, 2, 4), 5_900),
+        ((b, 6_500, 5), 6_500),
+        ((a, 3, 6), 6_500),
+    ];
+    assert_eq!(one_by_one(&mut seconds("1ms", None), &rows), ["0 2", "0 3", "0 6"]);
+    // a was heard 1,050 µs ago when it comes again; that it was not swept yet makes no difference.
+    let rows = [
+        ((a, 4_400, 0), 4_400),
+        ((b, 5_000, 1), 5_000),
+        ((b, 5_450, 2), 5_450),
+        ((a, 4_390, 3), 5_450),
+        ((a, 4_450, 4), 5_450),
+    ];
+    assert_eq!(one_by_one(&mut seconds("1ms", None), &rows), ["0 2", "0 4"]);
+}
+
+#[test]
+fn changes_tell_of_keys_that_are_gone() {
+    let mut operator = InOrder { keys_whole_max: 0, ..seconds("1ms", None) };
+    let (a, b, c) = (Some(1), Some(2), None);
+    assert_eq!(one_by_one(&mut operator, &[((a, 0, 0), 0), ((b, 900, 1), 900)]), Vec::<String>::new());
+    let mut chain = operator.snapshot().expect("saves");
+    // a is swept, c is new, b has its second row.
+    assert_eq!(one_by_one(&mut operator, &[((c, 1_000, 2), 1_000), ((b, 1_001, 3), 1_400)]), ["0 3"]);
+    let changes = operator.changes().expect("saves").expect("changes");
+    assert_eq!(changes[0].num_rows(), 3, "a, b and c");
+    chain.extend(changes);
+    let together = operator.compaction().expect("by key")(&chain).expect("goes together");
+    assert_eq!(together[0].num_rows(), 2, "a is gone");
+    for state in [chain, together] {
+        let mut restored = seconds("1ms", None);
+        restored.restore(state).expect("restores");
+        assert_eq!(restored.keys.len(), 2);
+        let rows = [((b, 1_500, 4), 1_500), ((c, 1_500, 5), 1_500), ((a, 1_500, 6), 1_500)];
+        assert_eq!(one_by_one(&mut restored, &rows), ["0 5"], "b begins its next pair, c ends its first");
+    }
 }
