@@ -122,6 +122,8 @@ fn a_source_that_is_reset_begins_anew_and_nothing_is_lost_without_a_word() {
     post(folder, &address, 6);
     fourth.stop(folder);
     assert_eq!(ids(folder), [1, 5, 6]);
+    let said = std::fs::read_to_string(folder.join("log")).expect("a log");
+    assert!(!said.contains("gap: records"), "what was put aside is not missed: {said}");
 
     // What was worked on is at stake no more, and does not come again.
     let (code, said) = run(folder, &["--reset-state", "orders"]);

@@ -276,6 +276,23 @@ async fn after_a_stop_nothing_comes_twice() {
 }
 
 #[tokio::test]
+async fn records_of_other_columns_say_nothing_of_the_names_of_rows() {
+    let (peer, disk) = (peer(2), SimDisk::default());
+    let former: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let former = RecordBatch::try_from_iter([("former", former)]).expect("fits");
+    let mut log =
+        Log::open(Arc::new(disk.plugged()), Path::new("/in"), LogLimits::default(), 0).expect("opens");
+    log.append(0, &payload::encode(0, &former, None, None).expect("encodes")).expect("room");
+    log.sync().expect("durable");
+    drop(log);
+    let mut source = logged_with(&peer, &disk, vec![0]);
+    opened(&mut source, Some(1)).await.expect("opens");
+    for number in 1..=2 {
+        assert_eq!(one(&mut source).await.map(|(number, _)| number), Ok(number));
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_is_full_at_a_start_is_waited_for() {
     let mut waited = 0;
     for operation in 0..12 {
@@ -341,6 +358,7 @@ async fn a_source_that_wants_it_hears_where_it_stood_when_its_last_durable_rows_
     }
     let at_the_end = Place::position(20, Some(&Position::of(&77)));
     assert_eq!(opens_at(&SimDisk::default(), Some(&at_the_end)).await, (Some(77), None));
+    assert_eq!(opens_at(&SimDisk::default(), Some(&behind(20))).await, (None, None), "it begins anew");
     let opened_at = peer.lock().expect("no panic").opened_at.clone();
     assert_eq!(opened_at[..2], [None, Some(3)]);
 }

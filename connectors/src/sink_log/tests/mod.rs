@@ -1,6 +1,8 @@
 //! A remote side that follows a script, a disk that forgets, and a topology
 //! that crashes between any two steps: every row is there exactly once.
 
+mod accepted;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,7 +12,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
 use tidegate_engine::error::ConnectorError;
-use tidegate_engine::sink::{EPOCHS_IN_DOUBT, Sink};
+use tidegate_engine::sink::Sink;
 use tidegate_engine::storage::vfs::Vfs;
 use tidegate_engine::testing::disk::{Fault, SimDisk};
 use tidegate_engine::testing::seed::Seed;
@@ -222,27 +224,6 @@ async fn a_marker_that_is_ahead_stops_the_topology() {
     assert!(matches!(&failed, ConnectorError::Fatal(message) if told(message)), "{failed}");
     assert!(script.world().rows.is_empty());
     assert_eq!(script.world().connections, 0, "whoever writes there now was disturbed");
-}
-
-#[tokio::test]
-async fn with_duplicates_accepted_it_goes_on_behind_every_epoch_in_doubt() {
-    for (marker, is_taken) in [(7, true), (EPOCHS_IN_DOUBT / 2, true), (EPOCHS_IN_DOUBT, false)] {
-        let (script, disk) = (Script::default(), SimDisk::default());
-        script.world().marker = marker;
-        let disk: Arc<dyn Vfs> = Arc::new(disk.plugged());
-        let mut sink = sink(&script, &disk, 1 << 30);
-        sink.accept_duplicates();
-        sink.open().await.expect("opens");
-        sink.commit(3).await.expect("goes on");
-        let epoch = 4 + EPOCHS_IN_DOUBT;
-        put(&mut sink, epoch, [1]).await;
-        sink.commit(epoch).await.expect("ordered");
-        let closed = tokio::time::timeout(LIMIT, sink.close()).await.expect("is bounded");
-        assert_eq!(closed.is_ok(), is_taken, "{marker}: {closed:?}");
-        let (rows, at) = if is_taken { (vec![1], epoch) } else { (vec![], marker) };
-        let world = script.world();
-        assert_eq!((&world.rows, world.marker), (&rows, at), "{marker}");
-    }
 }
 
 #[tokio::test]
