@@ -147,7 +147,7 @@ pub(crate) fn queries() -> Vec<(String, String, String)> {
             queries.push((name, text, sql));
         }
     }
-    queries.sort_by_key(|(name, ..)| name[1..].parse::<u32>().expect("q and a number"));
+    queries.sort_by_key(|(name, ..)| name.trim_start_matches('q').parse::<u32>().expect("q and a number"));
     queries
 }
 

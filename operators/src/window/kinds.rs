@@ -69,11 +69,17 @@ pub(super) fn read(table: &Table, out: &mut Vec<Diagnostic>) -> Option<Kind> {
         }
     }
     for key in ["size", "slide"].into_iter().filter(|key| table.get(key).is_some()) {
-        let is_rows = table.int(key).is_some();
-        if is_rows != (word == "count") {
-            let want = if is_rows { "a time such as \"10s\"" } else { "a number of rows" };
-            let message = format!("`{key}` of a {word} window is {want}");
-            out.push(Diagnostic::error("TG-C006", message).at(table.span_of(key)));
+        match table.int(key) {
+            Some(number) if word != "count" => {
+                let message = format!("`{key}` of a {word} window is a time, and {number} has no unit");
+                let diagnostic = Diagnostic::error("TG-C010", message).at(table.span_of(key));
+                out.push(diagnostic.help(format!("write \"{number}s\"")));
+            }
+            None if word == "count" => {
+                let message = format!("`{key}` of a count window is a number of rows");
+                out.push(Diagnostic::error("TG-C006", message).at(table.span_of(key)));
+            }
+            Some(_) | None => {}
         }
     }
     if out.len() > before {
