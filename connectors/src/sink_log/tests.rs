@@ -10,12 +10,14 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use async_trait::async_trait;
 use tidegate_engine::error::ConnectorError;
-use tidegate_engine::sink::{EPOCHS_IN_DOUBT, Sink};
+use tidegate_engine::sink::Sink;
 use tidegate_engine::storage::vfs::Vfs;
 use tidegate_engine::testing::disk::{Fault, SimDisk};
 use tidegate_engine::testing::seed::Seed;
 
 use super::{Remote, RemoteError, over};
+
+mod accepted;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const FOLDER: &str = "/egress/out";
@@ -25,6 +27,8 @@ const FOLDER: &str = "/egress/out";
 struct World {
     rows: Vec<i64>,
     marker: u64,
+    /// What the next transaction has to end with.
+    announced: Option<u64>,
     under_way: Option<Vec<i64>>,
     /// Rows that are refused.
     bad: BTreeSet<i64>,
@@ -127,9 +131,14 @@ impl Remote for Script {
         self.step(|world| {
             let rows = world.under_way.take().expect("a transaction");
             world.rows.extend(rows);
-            world.marker = epoch;
+            assert!(world.announced.is_none_or(|announced| announced == epoch), "{epoch}");
+            (world.marker, world.announced) = (epoch, None);
             Ok(())
         })
+    }
+
+    fn announced(&self) -> Option<u64> {
+        self.world().announced
     }
 }
 
@@ -222,27 +231,6 @@ async fn a_marker_that_is_ahead_stops_the_topology() {
     assert!(matches!(&failed, ConnectorError::Fatal(message) if told(message)), "{failed}");
     assert!(script.world().rows.is_empty());
     assert_eq!(script.world().connections, 0, "whoever writes there now was disturbed");
-}
-
-#[tokio::test]
-async fn with_duplicates_accepted_it_goes_on_behind_every_epoch_in_doubt() {
-    for (marker, is_taken) in [(7, true), (EPOCHS_IN_DOUBT / 2, true), (EPOCHS_IN_DOUBT, false)] {
-        let (script, disk) = (Script::default(), SimDisk::default());
-        script.world().marker = marker;
-        let disk: Arc<dyn Vfs> = Arc::new(disk.plugged());
-        let mut sink = sink(&script, &disk, 1 << 30);
-        sink.accept_duplicates();
-        sink.open().await.expect("opens");
-        sink.commit(3).await.expect("goes on");
-        let epoch = 4 + EPOCHS_IN_DOUBT;
-        put(&mut sink, epoch, [1]).await;
-        sink.commit(epoch).await.expect("ordered");
-        let closed = tokio::time::timeout(LIMIT, sink.close()).await.expect("is bounded");
-        assert_eq!(closed.is_ok(), is_taken, "{marker}: {closed:?}");
-        let (rows, at) = if is_taken { (vec![1], epoch) } else { (vec![], marker) };
-        let world = script.world();
-        assert_eq!((&world.rows, world.marker), (&rows, at), "{marker}");
-    }
 }
 
 #[tokio::test]
