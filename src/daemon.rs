@@ -3,7 +3,7 @@
 //! operator never delays a poll or a keep-alive.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tidegate_engine::flow::events::FlowEvents;
@@ -58,14 +58,33 @@ async fn poisoned(flows: Option<SchedulerHandle>) -> String {
     }
 }
 
-/// State that cannot be used stays so until a person does something; a disk
-/// that has no room has some again one day.
+/// A topology that was not started, and what may still run of it.
+pub(crate) struct NotStarted {
+    pub(crate) failure: Failure,
+    /// Runs of flows write it until they are gone.
+    pub(crate) journal: Weak<Journal>,
+    pub(crate) lock: Option<DirLock>,
+}
+
+impl From<Failure> for NotStarted {
+    fn from(failure: Failure) -> NotStarted {
+        NotStarted { failure, journal: Weak::new(), lock: None }
+    }
+}
+
+impl From<NotStarted> for Failure {
+    fn from(not_started: NotStarted) -> Failure {
+        not_started.failure
+    }
+}
+
+/// State that cannot be used stays so until a person does something. A disk that
+/// failed at the end may do so again: each attempt gives rows to the sinks.
 fn failure_of(error: &JobError) -> Failure {
     match error {
         JobError::State(_) => Failure::hopeless(error),
         JobError::Failed { .. } => Failure::new(FAILED, error),
-        JobError::Disk(_) => Failure::new(IO, error),
-        JobError::Storage(_) => Failure::passing(IO, error),
+        JobError::Disk(_) | JobError::Storage(_) => Failure::new(IO, error),
     }
 }
 
@@ -87,11 +106,11 @@ impl Running {
     }
 
     /// Starts a loaded topology; must be called on the I/O runtime.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         topology: Topology,
         compute: tokio::runtime::Handle,
         allowed: Allowed,
-    ) -> Result<Running, Failure> {
+    ) -> Result<Running, NotStarted> {
         let Topology { loaded, flows, context, .. } = topology;
         let lock = DirLock::take(&context.data_dir).map_err(|message| Failure::new(IO, message))?;
         let events = FlowEvents::default();
@@ -122,7 +141,24 @@ impl Running {
             allowed,
             log_limits: tidegate_engine::storage::log::LogLimits::default(),
         };
-        let job = Job::start(plan, &config).map_err(|error| failure_of(&error))?;
+        let started = Job::start(plan, &config);
+        // Whoever waits for its disk to be free waits for the last holder.
+        drop(config);
+        let job = match started {
+            Ok(job) => job,
+            Err(error) => {
+                let journal = scheduler.as_ref().map(|flows| Arc::downgrade(flows.journal()));
+                if let Some(flows) = scheduler {
+                    flows.stop().await;
+                }
+                let failure = match &error {
+                    // No row has moved, and a disk that has no room has some again one day.
+                    JobError::Storage(_) => Failure::passing(IO, &error),
+                    JobError::Failed { .. } | JobError::State(_) | JobError::Disk(_) => failure_of(&error),
+                };
+                return Err(NotStarted { failure, journal: journal.unwrap_or_default(), lock: Some(lock) });
+            }
+        };
         Ok(Running { job, events, data_dir: context.data_dir, scheduler, lock })
     }
 

@@ -270,6 +270,46 @@ fn block(state: &Path) -> std::path::PathBuf {
     blocked
 }
 
+/// Rows may be doubled by each attempt: there are no more than for any failure.
+#[test]
+fn a_last_checkpoint_that_fails_again_and_again_is_given_up() {
+    let folder = folder(&[("first", BOUNDED), ("second", COUNTING)]);
+    let folder = folder.path();
+    // It can be read whether there is one, and none can be written.
+    for epoch in 1..20 {
+        let part = format!("state/first/checkpoints/checkpoint-{epoch:020}.part");
+        std::fs::create_dir_all(folder.join(part)).expect("makes");
+    }
+    let mut daemon = Daemon::start(folder);
+    let reason = wait_for(&daemon, "first", "safe mode");
+    assert!(reason.contains("cannot write") && reason.contains("first/checkpoints"), "{reason}");
+    assert!(metric(&daemon, r#"tidegate_topology_restarts_total{topology="first"} 2"#));
+    goes_on(folder, "second");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(), Some(74));
+}
+
+/// Flows of one life never run beside those of the next.
+#[test]
+fn a_start_that_fails_leaves_no_flows_running() {
+    let folder = folder(&[("first", BOUNDED)]);
+    let folder = folder.path();
+    let state = folder.join("state/first");
+    std::fs::create_dir_all(&state).expect("makes");
+    // Former flows go on, and checkpoints cannot be read.
+    std::fs::write(state.join("journal.db"), "").expect("writes");
+    std::fs::write(state.join("checkpoints"), "").expect("writes");
+    let mut daemon = Daemon::start(folder);
+    wait_for(&daemon, "first", "waiting");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).expect("is there");
+    let open = open.filter_map(|file| std::fs::read_link(file.expect("readable").path()).ok());
+    let journals: Vec<_> = open.filter(|path| path.to_string_lossy().contains("journal.db")).collect();
+    assert!(journals.is_empty(), "{journals:?}");
+    assert!(std::fs::metadata(state.join("journal.db")).expect("is there").len() > 0, "none was open");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(), Some(74));
+}
+
 #[test]
 fn a_last_checkpoint_that_no_disk_takes_is_waited_for_and_ends_with_74() {
     let folder = folder(&[("first", BOUNDED), ("second", COUNTING)]);

@@ -86,7 +86,7 @@ impl Demo {
         );
         let mut running = Vec::new();
         for (name, text) in TOPOLOGIES {
-            running.push(start(name, text, folder, &plant, compute.clone())?);
+            running.push(start(name, text, folder, &plant, compute.clone()).await?);
         }
         let (lines, mut told) = mpsc::channel(LINES_MAX);
         for topology in &running {
@@ -111,7 +111,7 @@ impl Demo {
     }
 }
 
-fn start(
+async fn start(
     name: &str,
     text: &str,
     folder: &std::path::Path,
@@ -130,7 +130,7 @@ fn start(
         eprintln!("{}", file.render(&error.0));
         Failure::new(CONFIG, format!("the demo's topology {name} is wrong"))
     })?;
-    Running::start(topology, compute, Allowed::default())
+    Ok(Running::start(topology, compute, Allowed::default()).await?)
 }
 
 /// The demo's own `[writes]`: one valve and the turbines' power limits.

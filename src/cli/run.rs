@@ -93,7 +93,7 @@ impl Run {
         runtimes.io.block_on(async {
             // Heard from the first moment on: a signal during the start is a stop, not a crash.
             let stop = stop_signal()?;
-            let mut running = Running::start(topology, compute, self.allowed())?;
+            let mut running = Running::start(topology, compute, self.allowed()).await?;
             let ending = tokio::select! {
                 ended = running.wait() => Ending::ByItself(ended),
                 () = wait(self.for_time) => Ending::TimeOver,

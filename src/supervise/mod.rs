@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tidegate_engine::flow::journal::Journal;
 use tidegate_engine::runtime::job::Allowed;
+use tidegate_engine::storage::files::DirLock;
 use tidegate_engine::storage::watched::DiskWatch;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use self::failures::{Failures, Next};
 use crate::api::Seat;
-use crate::daemon::Running;
+use crate::daemon::{NotStarted, Running};
 use crate::exit::{FAILED, Failure, Retry};
 use crate::topology::{LoadOptions, Topology, TopologyFile};
 
@@ -121,11 +122,15 @@ impl Charge {
         let began = Instant::now();
         let disk = topology.disk.clone();
         self.seat.set_state("starting", "");
-        let mut running = match Running::start(topology, compute, self.allowed.clone()) {
+        let mut running = match Running::start(topology, compute, self.allowed.clone()).await {
             Ok(running) => running,
-            Err(failure) => return End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 },
+            Err(NotStarted { failure, journal, lock }) => {
+                let failure = let_go(failure, lock, disk, journal).await;
+                return End::Failed { failure, ran: Duration::ZERO, checkpoints: 0 };
+            }
         };
         // What else a person allows has been done, durably: it is not for later starts.
+        // A sink's peer may be away through many of them, and be ahead all the same.
         let accept_duplicates = self.allowed.accept_duplicates;
         self.allowed = Allowed { accept_duplicates, ..Allowed::default() };
         self.seat.show(&running);
@@ -143,22 +148,11 @@ impl Charge {
             return End::Over(self.stop(running).await);
         };
         let (ran, checkpoints) = (began.elapsed(), running.job.checkpoints());
-        if checkpoints > 0 {
-            // Its epochs are behind those in doubt now.
-            self.allowed = Allowed::default();
-        }
         running.stop_flows().await;
         let journal = running.scheduler.as_ref().map(|flows| Arc::downgrade(flows.journal()));
         self.seat.set_state("failed", &failure.message);
         let lock = running.let_go();
-        let is_gone = gone(disk, journal.unwrap_or_default()).await;
-        let failure = if is_gone {
-            failure
-        } else {
-            // For good: two lives never write one log.
-            Box::leak(Box::new(lock));
-            Failure::hopeless(format!("{} (parts of it do not let go of their files)", failure.message))
-        };
+        let failure = let_go(failure, Some(lock), disk, journal.unwrap_or_default()).await;
         End::Failed { failure, ran, checkpoints }
     }
 
@@ -173,6 +167,17 @@ impl Charge {
 async fn wait_for(stop: &mut watch::Receiver<bool>) {
     // Without a sender it stops too.
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// The failure, once nothing of its life runs any more; if that does not happen,
+/// there is no other life.
+async fn let_go(failure: Failure, lock: Option<DirLock>, disk: DiskWatch, journal: Weak<Journal>) -> Failure {
+    if gone(disk, journal).await {
+        return failure;
+    }
+    // For good: two lives never write one log.
+    Box::leak(Box::new(lock));
+    Failure::hopeless(format!("{} (parts of it do not let go of their files)", failure.message))
 }
 
 /// Waits until nobody holds the disk or the journal of a life that has failed.

@@ -170,11 +170,11 @@ impl Delivery {
             let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
             let known = born.unwrap_or(self.tried);
             if let Some(marker) = in_time(CONNECT_TIMEOUT, self.remote.look()).await? {
-                self.check_or_accept(marker, known, order.resumed)?;
+                self.check_or_accept(marker, marker, known, order.resumed)?;
             }
             let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
             let reached = self.remote.announced().map_or(marker, |announced| announced.max(marker));
-            self.check_or_accept(reached, known, order.resumed)?;
+            self.check_or_accept(marker, reached, known, order.resumed)?;
             if self.accepted.is_none() {
                 meet(&self.shelf).await?;
             }
@@ -348,21 +348,28 @@ impl Delivery {
     }
 
     /// The same, unless a person accepts that rows come twice, who is quoted in the
-    /// log. The epochs of this life are later than the marker, or it stops.
-    fn check_or_accept(&mut self, marker: u64, known: u64, resumed: u64) -> Result<(), RemoteError> {
-        let is_later = marker <= resumed.saturating_add(EPOCHS_IN_DOUBT / 2);
-        if marker <= known || !self.accepts_duplicates || !is_later {
-            return self.check(marker, known);
+    /// log. The epochs of this life are later than what is reached, or it stops;
+    /// between the marker and there nothing need be complete.
+    fn check_or_accept(
+        &mut self,
+        marker: u64,
+        reached: u64,
+        known: u64,
+        resumed: u64,
+    ) -> Result<(), RemoteError> {
+        let is_later = reached <= resumed.saturating_add(EPOCHS_IN_DOUBT / 2);
+        if reached <= known || !self.accepts_duplicates || !is_later {
+            return self.check(reached, known);
         }
-        self.accepted.get_or_insert((known, resumed));
-        if self.tried < marker {
-            self.tried = marker;
+        self.accepted.get_or_insert((known.min(marker), resumed));
+        if self.tried < reached {
+            self.tried = reached;
             metrics::counter!("tidegate_sink_duplicates_accepted_total", "node" => self.node.clone())
                 .increment(1);
             tracing::error!(
                 node = %self.node,
-                "--accept-duplicates: the remote side has rows up to epoch {marker}, later than epoch {known} that this \
-                 topology knows of; rows of epochs {} to {marker} may be there twice, and those before count as delivered",
+                "--accept-duplicates: the remote side has rows up to epoch {reached}, later than epoch {known} that this \
+                 topology knows of; rows of epochs {} to {reached} may be there twice, and those before count as delivered",
                 known + 1
             );
         }
@@ -375,10 +382,15 @@ impl Delivery {
         if marker <= known {
             return Ok(());
         }
+        let way = if self.accepts_duplicates {
+            "--accept-duplicates does not reach so far, it was given to a state as old before. Bring the newer state \
+             back, or accept rows twice:"
+        } else {
+            "Bring the newer state back, or accept rows twice: --accept-duplicates, or"
+        };
         Err(RemoteError::Fatal(format!(
             "the remote side has rows up to epoch {marker}, later than epoch {known} that this topology knows of: its \
-             state is older than what was delivered, or another topology of this name writes there. Bring the newer \
-             state back, or accept rows twice: --accept-duplicates, or remove {}",
+             state is older than what was delivered, or another topology of this name writes there. {way} remove {}",
             self.remote.marker_place()
         )))
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::checkpoint::Checkpoint;
 use super::checkpoint_store::CheckpointStore;
 use super::ingress;
-use super::job::JobConfig;
+use super::job::{JobConfig, JobError};
 use super::leftover::{Leftover, unread_records};
 use crate::source::Position;
 use crate::storage::log::Log;
@@ -23,13 +23,13 @@ const ASIDE: &str = "lost-";
 /// refused after this.
 ///
 /// # Errors
-/// A sentence naming the file.
+/// The disk does not give or take what it must.
 pub(super) fn begin(
     plan: &Plan,
     checkpoint: &mut Checkpoint,
     store: &CheckpointStore,
     config: &JobConfig,
-) -> Result<(), String> {
+) -> Result<(), JobError> {
     let allowed = &config.allowed;
     if allowed.reset_state.is_empty() && allowed.keep_position.is_empty() {
         return Ok(());
@@ -39,9 +39,8 @@ pub(super) fn begin(
         checkpoint.operators.remove(name);
         checkpoint.outsides.remove(name);
         let folder = config.data_dir.join("ingress").join(name);
-        let Some(behind) = put_aside(name, &folder, position.as_ref(), checkpoint.epoch, &config.vfs)? else {
-            continue;
-        };
+        let behind = put_aside(name, &folder, position.as_ref(), checkpoint.epoch, &config.vfs);
+        let Some(behind) = behind.map_err(JobError::Storage)? else { continue };
         // The numbers of records go on: an older checkpoint would skip new ones.
         if plan.sources.iter().any(|node| node.name == *name && node.part.logged) {
             checkpoint.sources.insert(name.clone(), (Some(ingress::behind(behind)), None));
@@ -57,7 +56,8 @@ pub(super) fn begin(
         }
         saved.sources = checkpoint.sources.clone();
         saved.outsides = checkpoint.outsides.clone();
-    })
+    })?;
+    Ok(())
 }
 
 /// Puts aside the segments of a log that hold records which were acknowledged
@@ -80,16 +80,17 @@ fn put_aside(
         return Ok(Some(behind));
     };
     let failed = |path: &Path, error: std::io::Error| format!("cannot put {} aside: {error}", path.display());
-    for path in log.files_after(read) {
-        let aside = free_name(vfs.as_ref(), &path, epoch);
-        vfs.rename(&path, &aside).map_err(|error| failed(&path, error))?;
-    }
-    vfs.sync_folder(folder).map_err(|error| failed(folder, error))?;
+    // Before the first of them: a start after a kill finds nothing left to tell of.
     tracing::error!(
         node = name,
         "--reset-state {name}: {count} records that were acknowledged and not worked on are put aside, and no source reads them: {}",
         folder.join(format!("{ASIDE}{epoch}-*")).display()
     );
+    for path in log.files_after(read) {
+        let aside = free_name(vfs.as_ref(), &path, epoch);
+        vfs.rename(&path, &aside).map_err(|error| failed(&path, error))?;
+    }
+    vfs.sync_folder(folder).map_err(|error| failed(folder, error))?;
     Ok(Some(behind))
 }
 

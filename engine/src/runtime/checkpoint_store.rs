@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chain::Chains;
 use super::checkpoint::Checkpoint;
+use super::job::JobError;
 use crate::operator::Compaction;
 use crate::planted;
 use crate::storage::vfs::{Vfs, write_atomically};
@@ -22,6 +23,26 @@ const LOST: &str = "lost-";
 pub(super) const NEWER: &str = "newer version";
 /// Checkpoints that a start may go on from.
 pub(super) const GENERATIONS: usize = 3;
+
+/// Why a checkpoint was not written; a sentence naming the file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// The disk does not take it.
+    #[error("{0}")]
+    Disk(String),
+    /// It cannot be put into bytes: no disk would help.
+    #[error("{0}")]
+    Encode(String),
+}
+
+impl From<WriteError> for JobError {
+    fn from(error: WriteError) -> JobError {
+        match error {
+            WriteError::Disk(message) => JobError::Storage(message),
+            WriteError::Encode(message) => JobError::Failed { node: "a checkpoint".into(), message },
+        }
+    }
+}
 
 /// The checkpoints of a topology.
 #[derive(Clone)]
@@ -47,36 +68,39 @@ impl CheckpointStore {
     /// the last three needs.
     ///
     /// # Errors
-    /// A sentence naming the file.
-    pub(super) fn write(&self, mut checkpoint: Checkpoint) -> Result<(), String> {
+    /// The disk does not take it, or it cannot be encoded.
+    pub(super) fn write(&self, mut checkpoint: Checkpoint) -> Result<(), WriteError> {
         let path = self.folder.join(file_name(checkpoint.epoch));
         let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
         let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
         chains.prepare(&mut checkpoint, |epoch| self.read(epoch));
-        let written = checkpoint.encode().map_err(|error| failed(&error)).and_then(|(bytes, sizes)| {
+        let encoded = checkpoint.encode().map_err(|error| WriteError::Encode(failed(&error)));
+        let written = encoded.and_then(|(bytes, sizes)| {
             let written = self
                 .vfs
                 .create_folder(&self.folder)
                 .and_then(|()| write_atomically(self.vfs.as_ref(), &path, &[&bytes]));
-            written.map(|()| sizes).map_err(|error| failed(&error))
+            written.map(|()| sizes).map_err(|error| WriteError::Disk(failed(&error)))
         });
         match written {
             Ok(sizes) => chains.written(&checkpoint, &sizes),
-            Err(message) => {
+            Err(error) => {
                 chains.failed(checkpoint);
-                return Err(message);
+                return Err(error);
             }
         }
         if planted!(FolderNotSynced) {
             return Ok(());
         }
         let Some(needed) = chains.needed() else { return Ok(()) };
-        for (epoch, old) in self.generations().map_err(|error| failed(&error))? {
+        for (epoch, old) in self.generations().map_err(|error| WriteError::Disk(failed(&error)))? {
             if !needed.contains(&epoch) {
-                self.vfs.remove(&old).map_err(|error| format!("cannot remove {}: {error}", old.display()))?;
+                let removed = self.vfs.remove(&old);
+                removed
+                    .map_err(|error| WriteError::Disk(format!("cannot remove {}: {error}", old.display())))?;
             }
         }
-        self.vfs.sync_folder(&self.folder).map_err(|error| failed(&error))
+        self.vfs.sync_folder(&self.folder).map_err(|error| WriteError::Disk(failed(&error)))
     }
 
     /// Whether its files can be listed.
@@ -129,7 +153,7 @@ impl CheckpointStore {
         let all = all.map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
         let epoch = all.last().map_or(0, |(epoch, _)| *epoch) + 1;
         let empty = Checkpoint { epoch, ..Checkpoint::default() };
-        self.write(empty.clone())?;
+        self.write(empty.clone()).map_err(|error| error.to_string())?;
         for (_, path) in all {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let aside = path.with_file_name(format!("{LOST}{name}"));
@@ -145,17 +169,18 @@ impl CheckpointStore {
     /// Without a file there is nothing to change.
     ///
     /// # Errors
-    /// A sentence naming the file.
-    pub(super) fn amend(&self, epoch: u64, change: impl FnOnce(&mut Checkpoint)) -> Result<(), String> {
+    /// The disk does not give or take it, or it cannot be encoded.
+    pub(super) fn amend(&self, epoch: u64, change: impl FnOnce(&mut Checkpoint)) -> Result<(), WriteError> {
         if epoch == 0 {
             return Ok(());
         }
         let path = self.folder.join(file_name(epoch));
         let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
-        let mut checkpoint = self.read(epoch).map_err(|error| failed(&error))?;
+        let mut checkpoint = self.read(epoch).map_err(|error| WriteError::Disk(failed(&error)))?;
         change(&mut checkpoint);
-        let (bytes, _) = checkpoint.encode().map_err(|error| failed(&error))?;
-        write_atomically(self.vfs.as_ref(), &path, &[&bytes]).map_err(|error| failed(&error))
+        let (bytes, _) = checkpoint.encode().map_err(|error| WriteError::Encode(failed(&error)))?;
+        let written = write_atomically(self.vfs.as_ref(), &path, &[&bytes]);
+        written.map_err(|error| WriteError::Disk(failed(&error)))
     }
 
     /// One file, without those that it names.

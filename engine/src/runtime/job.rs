@@ -113,7 +113,7 @@ impl Job {
         for note in edits::check(&plan, &checkpoint, config).map_err(JobError::State)? {
             tracing::warn!(topology = %plan.name, "{note}");
         }
-        anew::begin(&plan, &mut checkpoint, &store, config).map_err(JobError::Storage)?;
+        anew::begin(&plan, &mut checkpoint, &store, config)?;
         plan.keep_what_is_read();
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;
@@ -358,12 +358,12 @@ impl Coordinator {
             (self.barrier, self.acknowledged) = (epoch, false);
             let store = self.store.clone();
             let written = blocking(move || store.write(checkpoint)).await;
-            if let Err(message) = written {
+            if let Err(error) = written {
                 // Nothing was acknowledged, so nothing is lost; the next epoch tries again.
                 metrics::counter!("tidegate_checkpoints_failed_total").increment(1);
-                tracing::error!("checkpoint {epoch} failed: {message}");
+                tracing::error!("checkpoint {epoch} failed: {error}");
                 if self.stop_epoch == Some(epoch) || self.ledger.all_ended() {
-                    return Err(JobError::Storage(message));
+                    return Err(error.into());
                 }
                 return Ok(false);
             }

@@ -20,6 +20,12 @@ async fn with_duplicates_accepted_it_goes_on_behind_every_epoch_in_doubt() {
         sink.commit(epoch).await.expect("ordered");
         let closed = tokio::time::timeout(LIMIT, sink.close()).await.expect("is bounded");
         assert_eq!(closed.is_ok(), is_taken, "{marker}: {closed:?}");
+        if let Err(error) = closed {
+            // The flag is there already: it is no way out.
+            let told = error.to_string();
+            assert!(told.contains("--accept-duplicates does not reach so far"), "{told}");
+            assert!(told.ends_with("accept rows twice: remove the script"), "{told}");
+        }
         let (rows, at) = if is_taken { (vec![1], epoch) } else { (vec![], marker) };
         let world = script.world();
         assert_eq!((&world.rows, world.marker), (&rows, at), "{marker}");
@@ -72,4 +78,39 @@ async fn what_a_refused_start_has_left_is_delivered_though_it_crashes_at_any_ste
         assert!(world.marker > 4 + EPOCHS_IN_DOUBT, "{}", world.marker);
     }
     assert!(crashes >= 6, "{crashes}");
+}
+
+/// An object that was announced need not be there: the marker alone says what is.
+#[tokio::test]
+async fn with_duplicates_accepted_what_is_only_announced_is_delivered() {
+    let (script, disk) = (Script::default(), SimDisk::default());
+    let mut first = opened(&script, &disk, 0).await;
+    for epoch in 1..=20 {
+        if epoch == 11 {
+            until(&script, |world| world.marker == 10).await;
+            script.world().is_away = true;
+        }
+        put(&mut first, epoch, [i64::try_from(epoch).expect("small")]).await;
+        first.commit(epoch).await.expect("ordered");
+    }
+    drop(first);
+    {
+        let mut world = script.world();
+        // It died while it wrote the rest, and its last checkpoint is gone.
+        (world.is_away, world.announced, world.under_way) = (false, Some(20), None);
+        world.process += 1;
+    }
+    let disk: Arc<dyn Vfs> = Arc::new(disk.plugged());
+    let mut sink = sink(&script, &disk, 1 << 30);
+    sink.accept_duplicates();
+    sink.open().await.expect("opens");
+    sink.commit(19).await.expect("goes on");
+    let epoch = 20 + EPOCHS_IN_DOUBT;
+    put(&mut sink, epoch, [20]).await;
+    sink.commit(epoch).await.expect("ordered");
+    let closed = tokio::time::timeout(LIMIT, sink.close()).await.expect("is bounded");
+    closed.expect("everything is delivered");
+    let world = script.world();
+    assert_eq!(world.rows, (1..=20).collect::<Vec<_>>());
+    assert_eq!((world.marker, world.announced), (epoch, None));
 }

@@ -1,8 +1,6 @@
 //! A remote side that follows a script, a disk that forgets, and a topology
 //! that crashes between any two steps: every row is there exactly once.
 
-mod accepted;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,6 +17,8 @@ use tidegate_engine::testing::seed::Seed;
 
 use super::{Remote, RemoteError, over};
 
+mod accepted;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const FOLDER: &str = "/egress/out";
 
@@ -27,6 +27,8 @@ const FOLDER: &str = "/egress/out";
 struct World {
     rows: Vec<i64>,
     marker: u64,
+    /// What the next transaction has to end with.
+    announced: Option<u64>,
     under_way: Option<Vec<i64>>,
     /// Rows that are refused.
     bad: BTreeSet<i64>,
@@ -129,9 +131,14 @@ impl Remote for Script {
         self.step(|world| {
             let rows = world.under_way.take().expect("a transaction");
             world.rows.extend(rows);
-            world.marker = epoch;
+            assert!(world.announced.is_none_or(|announced| announced == epoch), "{epoch}");
+            (world.marker, world.announced) = (epoch, None);
             Ok(())
         })
+    }
+
+    fn announced(&self) -> Option<u64> {
+        self.world().announced
     }
 }
 

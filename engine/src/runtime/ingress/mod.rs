@@ -316,11 +316,7 @@ fn remember(log: &Log, columns: &Schema, unique: &mut Unique) -> Result<(), LogE
         // What cannot be read is told where its rows are wanted.
         let Entry::Record(record) = entry else { continue };
         let Ok(payload) = decode(&record.payload) else { continue };
-        // Of a former file: its columns say nothing of names.
-        if payload.batch.schema_ref().as_ref() != columns {
-            continue;
-        }
-        if let Err(error) = unique.only_new(payload.batch) {
+        if let Err(error) = unique.remember(&payload.batch, columns) {
             tracing::debug!(record = record.number, "rows without names: {error}");
         }
     }
