@@ -170,11 +170,10 @@ impl Delivery {
             let born = with_shelf(&self.shelf, |shelf| shelf.born()).await;
             let known = born.unwrap_or(self.tried);
             if let Some(marker) = in_time(CONNECT_TIMEOUT, self.remote.look()).await? {
-                self.check_or_accept(marker, marker, known, order.resumed)?;
+                self.check_or_accept(marker, known, order.resumed)?;
             }
             let marker = in_time(CONNECT_TIMEOUT, self.remote.connect()).await?;
-            let reached = self.remote.announced().map_or(marker, |announced| announced.max(marker));
-            self.check_or_accept(marker, reached, known, order.resumed)?;
+            self.check_or_accept(marker, known, order.resumed)?;
             if self.accepted.is_none() {
                 meet(&self.shelf).await?;
             }
@@ -350,18 +349,13 @@ impl Delivery {
     /// The same, unless a person accepts that rows come twice, who is quoted in the
     /// log. The epochs of this life are later than what is reached, or it stops;
     /// between the marker and there nothing need be complete.
-    fn check_or_accept(
-        &mut self,
-        marker: u64,
-        reached: u64,
-        known: u64,
-        resumed: u64,
-    ) -> Result<(), RemoteError> {
+    fn check_or_accept(&mut self, marker: u64, known: u64, resumed: u64) -> Result<(), RemoteError> {
+        let reached = self.remote.announced().map_or(marker, |announced| announced.max(marker));
         let is_later = reached <= resumed.saturating_add(EPOCHS_IN_DOUBT / 2);
         if reached <= known || !self.accepts_duplicates || !is_later {
             return self.check(reached, known);
         }
-        self.accepted.get_or_insert((known.min(marker), resumed));
+        let (there, _) = *self.accepted.get_or_insert((known.min(marker), resumed));
         if self.tried < reached {
             self.tried = reached;
             metrics::counter!("tidegate_sink_duplicates_accepted_total", "node" => self.node.clone())
@@ -370,7 +364,7 @@ impl Delivery {
                 node = %self.node,
                 "--accept-duplicates: the remote side has rows up to epoch {reached}, later than epoch {known} that this \
                  topology knows of; rows of epochs {} to {reached} may be there twice, and those before count as delivered",
-                known + 1
+                there + 1
             );
         }
         Ok(())
@@ -383,8 +377,8 @@ impl Delivery {
             return Ok(());
         }
         let way = if self.accepts_duplicates {
-            "--accept-duplicates does not reach so far, it was given to a state as old before. Bring the newer state \
-             back, or accept rows twice:"
+            "--accept-duplicates does not reach so far: it was given to a state as old before, or that topology is at \
+             work. Bring the newer state back, or accept rows twice:"
         } else {
             "Bring the newer state back, or accept rows twice: --accept-duplicates, or"
         };
