@@ -10,9 +10,9 @@ pub(crate) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
     if matches!(target, "topology" | "load") {
         files.extend(self::files(&root.join("fuzz/corpus/topology")));
         files.extend(self::files(&root.join("tests/broken")));
-        for example in self::files(&root.join("examples")) {
-            files.push(example.join("topology.toml"));
-        }
+        let examples =
+            self::files(&root.join("examples")).into_iter().flat_map(|folder| self::files(&folder));
+        files.extend(examples.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
     }
     files.sort();
     files.dedup();
