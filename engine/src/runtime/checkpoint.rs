@@ -152,12 +152,13 @@ impl Checkpoint {
             return Err("not a checkpoint".into());
         }
         let (version, rest) = rest.split_first_chunk::<4>().ok_or("too short")?;
+        // First, since a damaged version is no newer one: every version ends so.
+        if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) && !planted!(CheckpointChecksumIgnored) {
+            return Err("the checksum does not fit".into());
+        }
         let version = u32::from_le_bytes(*version);
         if version > VERSION {
             return Err(format!("written by a newer version ({version}) than this one knows ({VERSION})"));
-        }
-        if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) && !planted!(CheckpointChecksumIgnored) {
-            return Err("the checksum does not fit".into());
         }
         let (length, rest) = rest.split_first_chunk::<8>().ok_or("too short")?;
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| "head too long")?;

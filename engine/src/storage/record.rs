@@ -68,12 +68,13 @@ pub fn read_header(bytes: &[u8]) -> Result<u64, String> {
         return Err("not a segment of a log".into());
     }
     let (version, first) = rest.split_first_chunk::<4>().ok_or("too short for a segment")?;
+    // First, since a damaged version is no newer one: every version's head ends so.
+    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+        return Err("the checksum of the segment's head does not fit".into());
+    }
     let version = u32::from_le_bytes(*version);
     if version > VERSION {
         return Err(format!("written by a newer version ({version}) than this one knows ({VERSION})"));
-    }
-    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
-        return Err("the checksum of the segment's head does not fit".into());
     }
     let first = first.first_chunk::<8>().ok_or("too short for a segment")?;
     Ok(u64::from_le_bytes(*first))

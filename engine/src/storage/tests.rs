@@ -183,6 +183,11 @@ fn a_newer_version_is_refused_and_a_log_that_is_gone_goes_on_behind_its_position
     let mut head = super::record::header(9).to_vec();
     head[4] = 99;
     file.write(&head).expect("is written");
+    assert!(open(&disk, 0).is_ok(), "a version that is damaged is no newer one");
+    let (body, checksum) = head.split_at_mut(HEADER_BYTES - 4);
+    checksum.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    let mut file = disk.create(path).expect("is made");
+    file.write(&head).expect("is written");
     let Err(LogError::Unreadable(reason)) = open(&disk, 0) else { panic!("was read") };
     assert!(reason.contains("newer version (99)") && reason.contains("09.seg"), "{reason}");
     let mut log = open(&SimDisk::default(), 500).expect("opens");
