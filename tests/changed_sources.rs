@@ -10,12 +10,13 @@
     reason = "a test that fails says where"
 )]
 
+#[path = "edits/orders.rs"]
+mod orders;
 #[path = "crash/process.rs"]
 #[allow(dead_code, reason = "not every test uses all of it")]
 mod process;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -24,21 +25,8 @@ use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use orders::{ORDERS, post};
 use process::{Daemon, LIMIT, end_of_log, pause, published};
-
-const PLANT: &str = r#"[topology]
-checkpoint_interval = "1h"
-
-[source.orders]
-type   = "http"
-listen = "ADDRESS"
-schema = { id = "int64" }
-
-[sink.out]
-type = "file"
-from = "orders"
-path = "out/"
-"#;
 
 /// Exit code and everything that was said.
 fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -46,27 +34,6 @@ fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     command.args(["run", "plant.toml", "--json", "--for", "1s"]).args(arguments).current_dir(folder);
     let output = command.output().expect("tidegate starts");
     (output.status.code(), String::from_utf8(output.stderr).expect("text"))
-}
-
-fn post(folder: &Path, address: &str, id: u64) {
-    let started = Instant::now();
-    let mut stream = loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(started.elapsed() < LIMIT, "{error}; {}", end_of_log(folder)),
-        }
-        pause(10);
-    };
-    stream.set_read_timeout(Some(LIMIT)).expect("a time limit");
-    let body = format!("{{\"id\":{id}}}");
-    let head = format!(
-        "POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).expect("is read");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 fn ids(folder: &Path) -> Vec<u64> {
@@ -88,7 +55,7 @@ fn a_source_that_is_reset_begins_anew_and_nothing_is_lost_without_a_word() {
     drop(free);
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let plant = PLANT.replace("ADDRESS", &address);
+    let plant = ORDERS.replace("ADDRESS", &address);
     std::fs::write(folder.join("plant.toml"), &plant).expect("writes");
     let first = Daemon::start(folder, "plant.toml", &[]);
     post(folder, &address, 1);

@@ -10,17 +10,19 @@
     reason = "a test that fails says where"
 )]
 
+#[path = "edits/orders.rs"]
+mod orders;
 #[path = "crash/process.rs"]
 #[allow(dead_code, reason = "not every test uses all of it")]
 mod process;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
-use process::{Daemon, LIMIT, pause, published};
+use orders::{ORDERS, post};
+use process::{Daemon, published};
 
 const PLANT: &str = r#"[source.rows]
 type   = "file"
@@ -292,41 +294,6 @@ fn counted(folder: &Path) -> u64 {
     published(&folder.join("out")).iter().map(|row| row["n"].as_u64().expect("a count")).sum()
 }
 
-const HTTP: &str = r#"[topology]
-checkpoint_interval = "1h"
-
-[source.orders]
-type   = "http"
-listen = "ADDRESS"
-schema = { id = "int64" }
-
-[sink.out]
-type = "file"
-from = "orders"
-path = "out/"
-"#;
-
-fn post(address: &str, id: u64) {
-    let started = Instant::now();
-    let mut stream = loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(started.elapsed() < LIMIT, "nobody listens: {error}"),
-        }
-        pause(10);
-    };
-    stream.set_read_timeout(Some(LIMIT)).expect("a time limit");
-    let body = format!("{{\"id\":{id}}}");
-    let head = format!(
-        "POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).expect("is read");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-}
-
 #[test]
 fn acknowledged_rows_of_a_source_that_is_gone_are_not_forgotten() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -334,13 +301,13 @@ fn acknowledged_rows_of_a_source_that_is_gone_are_not_forgotten() {
     drop(free);
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let plant = HTTP.replace("ADDRESS", &address);
+    let plant = ORDERS.replace("ADDRESS", &address);
     std::fs::write(folder.join("plant.toml"), &plant).expect("writes");
     let first = Daemon::start(folder, "plant.toml", &[]);
-    post(&address, 1);
+    post(folder, &address, 1);
     first.stop(folder);
     let second = Daemon::start(folder, "plant.toml", &[]);
-    (2..5).for_each(|id| post(&address, id));
+    (2..5).for_each(|id| post(folder, &address, id));
     second.kill();
 
     let file = "type = \"file\"\npath = \"orders.jsonl\"\nformat = \"json\"";

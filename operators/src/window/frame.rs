@@ -65,10 +65,7 @@ impl Frame {
             Shape::Even(even) if early_us >= even.size_us => {
                 return Err("`early` is shorter than the window".into());
             }
-            Shape::Even(even) => {
-                even.pane_us = gcd(even.pane_us, early_us);
-                even.offset_us = even.offset_us.rem_euclid(even.slide_us);
-            }
+            Shape::Even(even) => even.pane_us = gcd(even.pane_us, early_us),
             Shape::Calendar(calendar) => {
                 let panes = calendar.longest_us() / early_us;
                 if panes > PANES_MAX {
