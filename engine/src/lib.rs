@@ -14,6 +14,7 @@ pub mod event;
 pub mod expression;
 pub mod flow;
 pub mod operator;
+pub mod partition;
 mod planted;
 pub mod reject;
 pub mod runtime;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use crate::error::OperatorError;
+use crate::partition::Partition;
 use crate::schema::StreamSchema;
 use crate::time::Time;
 
@@ -62,6 +63,12 @@ pub trait Operator: Send {
     /// shape, do not count: their readers are asked. Its state holds nothing of
     /// other columns: they may come and go while it is kept.
     fn reads(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// By what rows may be shared among copies of this operator; `None` if it
+    /// must see all of them.
+    fn partition(&self) -> Option<Partition> {
         None
     }
 

@@ -116,6 +116,7 @@ async fn run(folder: &Path, at_rows: bool) -> Result<(), JobError> {
         operators: vec![OperatorNode {
             name: "sums".into(),
             part: OperatorPart { operator: Box::new(Panics { at_rows }), ports },
+            copies: Vec::new(),
             inputs: vec![from("rows")],
             fingerprint: Fingerprint::default(),
         }],

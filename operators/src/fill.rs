@@ -18,7 +18,7 @@ use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{InOrder, Kept, Ordered, PerKey, Rows, check_kept, key_columns, ports, shape};
+use crate::in_order::{InOrder, Kept, Ordered, PerKey, Rows, Share, check_kept, key_columns, ports, shape};
 use crate::part::{named_columns, number_columns, only_input, require_time};
 
 /// Most values that are made for one row.
@@ -328,6 +328,10 @@ impl Ordered for Fill {
             self.hold(&mut last, i64::MAX, &mut made);
         }
         self.emit(made, out)
+    }
+
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Aligned, Share::Common])
     }
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -16,7 +16,7 @@ use tidegate_engine::schema::{StreamSchema, type_name};
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{InOrder, Ordered, Rows, key_columns, ports, shape};
+use crate::in_order::{InOrder, Ordered, Rows, Share, key_columns, ports, shape};
 use crate::part::{only_input, require_time};
 
 const KEYS: &[Key] = &[
@@ -251,6 +251,10 @@ impl Ordered for Pivot {
     }
 
     /// The rows that are held, and which key each is of.
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Beside(1), Share::Keyed(0)])
+    }
+
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         if self.held.is_empty() {
             return Ok(Vec::new());

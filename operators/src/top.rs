@@ -18,7 +18,7 @@ use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{InOrder, Kept, Ordered, Rows, check_kept, key_columns, ports, shape};
+use crate::in_order::{InOrder, Kept, Ordered, Rows, Share, check_kept, key_columns, ports, shape};
 use crate::part::{check_names, only_input, require_time};
 
 /// Most rows of a window that are kept for a key.
@@ -217,6 +217,10 @@ impl Ordered for Top {
         let left: Vec<Vec<Ranked>> = self.windows.values_mut().filter_map(|keys| keys.remove(&key)).collect();
         self.windows.retain(|_, keys| !keys.is_empty());
         self.emit(left.iter(), out)
+    }
+
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Keyed(1), Share::Common])
     }
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -29,6 +29,7 @@ fn ports(text: &str, rows: &[TestRow], delay_s: f64) -> Vec<Vec<String>> {
             assert_eq!(sorted(other.clone()), sorted(first.clone()), "{manner:?}");
         }
     }
+    kit::as_copies(&kit::stream(), text, &rows, delay_s, &first);
     first
 }
 

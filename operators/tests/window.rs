@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
 use datafusion::prelude::SessionContext;
-use kit::{Manner, TestRow, batch, manners, row_lines, run, sorted};
+use kit::{Manner, TestRow, as_copies, batch, manners, row_lines, run, run_copies, sorted, stream};
 use proptest::prelude::*;
 
 const TUMBLING: &str = r#"
@@ -94,6 +94,7 @@ select = ["count(*) AS c", "sum(n) AS s", "avg(value) AS a", "min(value) AS lo",
     for other in all {
         assert_eq!(other, first);
     }
+    as_copies(&stream(), text, &rows, 1.0, &[first, Vec::new(), Vec::new()]);
 }
 
 /// Long runs of rows of one pane, with late rows among them: the answer does
@@ -121,6 +122,7 @@ select = ["count(*) AS c", "sum(n) AS s", "first_value(n ORDER BY ts) AS f", "co
     for other in all {
         assert_eq!((sorted(other[0].clone()), &other[1]), (sorted(first[0].clone()), &first[1]));
     }
+    as_copies(&stream(), text, &rows, 1.0, &first);
 }
 
 /// The same windows as one batch of SQL.
@@ -153,7 +155,7 @@ async fn oracle(rows: &RecordBatch, size_us: i64, slide_us: i64) -> Vec<String> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     /// Without late rows the batch answer is the streaming answer.
     #[test]
@@ -182,7 +184,9 @@ proptest! {
         prop_assert!(lines[1].is_empty(), "late: {:?}", lines[1]);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let expected = runtime.block_on(oracle(&rows, size_ms * 1_000, slide_ms * 1_000));
-        prop_assert_eq!(sorted(lines[0].clone()), expected);
+        prop_assert_eq!(sorted(lines[0].clone()), &expected[..]);
+        let copies = run_copies(&stream(), &text, &rows, manner).expect("it has a key");
+        prop_assert_eq!(&copies[0], &expected);
     }
 }
 

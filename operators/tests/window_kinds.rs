@@ -12,7 +12,7 @@
 
 mod kit;
 
-use kit::{TestRow, batch, manners, run, sorted};
+use kit::{TestRow, as_copies, batch, manners, run, sorted, stream};
 
 fn window(window: &str, key: &str, select: &str) -> String {
     format!(
@@ -32,6 +32,7 @@ fn results(text: &str, delay_s: f64, rows: &[TestRow]) -> (Vec<String>, Vec<Stri
     for (manner, other) in all {
         assert_eq!(other, first, "{manner:?}");
     }
+    as_copies(&stream(), text, &rows, delay_s, &[first.0.clone(), first.1.clone(), Vec::new()]);
     let short = |lines: Vec<String>| {
         lines.iter().map(|line| line.replace("1970-01-01T00:00:", "").replace('Z', "")).collect()
     };

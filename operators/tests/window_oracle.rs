@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::prelude::SessionContext;
-use kit::{Manner, TestRow, batch, row_lines, run, sorted};
+use kit::{Manner, TestRow, batch, row_lines, run, run_copies, sorted, stream};
 use proptest::prelude::*;
 
 /// Which windows, and the SQL that makes them of `rows (key, t, value, n)`, where
@@ -145,6 +145,9 @@ proptest! {
         prop_assert!(lines[1].is_empty(), "late: {:?}", lines[1]);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let expected = runtime.block_on(oracle(&rows, kind));
-        prop_assert_eq!(sorted(lines[0].clone()), expected);
+        prop_assert_eq!(sorted(lines[0].clone()), &expected[..]);
+        let manner = Manner { batch_size, delay, restore, snapshot: restore };
+        let copies = run_copies(&stream(), &text, &rows, manner).expect("it has a key");
+        prop_assert_eq!(&copies[0], &expected);
     }
 }

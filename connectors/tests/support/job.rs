@@ -57,6 +57,7 @@ impl Running {
                     operator: Box::new(operator),
                     ports: vec![Port { name: String::new(), stream }],
                 },
+                copies: Vec::new(),
                 inputs: vec![from("s")],
                 fingerprint: Default::default(),
             }],

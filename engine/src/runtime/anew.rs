@@ -10,6 +10,7 @@ use super::checkpoint_store::CheckpointStore;
 use super::ingress;
 use super::job::{JobConfig, JobError};
 use super::leftover::{Leftover, unread_records};
+use super::parallel::node_of;
 use crate::source::Position;
 use crate::storage::log::Log;
 use crate::storage::vfs::Vfs;
@@ -36,7 +37,7 @@ pub(super) fn begin(
     }
     for name in &allowed.reset_state {
         let position = checkpoint.sources.remove(name).and_then(|(position, _)| position);
-        checkpoint.operators.remove(name);
+        checkpoint.operators.retain(|part, _| node_of(part) != name);
         checkpoint.outsides.remove(name);
         let folder = config.data_dir.join("ingress").join(name);
         let behind = put_aside(name, &folder, position.as_ref(), checkpoint.epoch, &config.vfs);
@@ -52,7 +53,7 @@ pub(super) fn begin(
     }
     store.amend(checkpoint.epoch, |saved| {
         for name in &allowed.reset_state {
-            saved.operators.remove(name);
+            saved.operators.retain(|part, _| node_of(part) != name);
         }
         saved.sources = checkpoint.sources.clone();
         saved.outsides = checkpoint.outsides.clone();

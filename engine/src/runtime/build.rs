@@ -14,6 +14,7 @@ use super::egress::{self, QueuedSink};
 use super::ingress::{LoggedSource, REMEMBERED_BYTES, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
 use super::outlets::Outlets;
+use super::parallel::{Role, Running, expand, node_of};
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
 use super::segment::{Segment, Slot, Target};
 use super::sink_driver::{Setup, SinkDriver};
@@ -93,8 +94,9 @@ pub(super) fn build(
             stats: Vec::new(),
         },
     };
-    let fused = fused(&plan.operators, &plan.sinks);
-    let mut segments = builder.segments(plan.operators, &fused)?;
+    let operators = expand(plan.operators);
+    let fused = fused(&operators);
+    let mut segments = builder.segments(operators, &fused)?;
     // Readers first: an edge's sending end is kept for whoever writes to it.
     let mut sinks: Vec<_> = plan.sinks.into_iter().map(|sink| builder.sink(sink)).collect();
     sinks.extend(unread.into_iter().map(|port| builder.unread(&port)));
@@ -117,13 +119,14 @@ pub(super) fn build(
 
 /// Operators that run inside the segment of the operator they read: those with
 /// one input that comes from another operator.
-fn fused(operators: &[OperatorNode], _sinks: &[SinkNode]) -> BTreeSet<String> {
-    let names: BTreeSet<&str> = operators.iter().map(|node| node.name.as_str()).collect();
-    let is_fused = |node: &&OperatorNode| match node.inputs.as_slice() {
-        [input] => names.contains(input.node.as_str()),
+fn fused(operators: &[Running]) -> BTreeSet<String> {
+    let names: BTreeSet<&str> = operators.iter().map(|running| running.node.name.as_str()).collect();
+    let is_fused = |running: &&Running| match running.node.inputs.as_slice() {
+        // Copies are to run beside each other.
+        [input] => names.contains(input.node.as_str()) && running.role != Role::Copy,
         _ => false,
     };
-    operators.iter().filter(is_fused).map(|node| node.name.clone()).collect()
+    operators.iter().filter(is_fused).map(|running| running.node.name.clone()).collect()
 }
 
 /// Ports `rejects` that no node reads.
@@ -166,9 +169,33 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn part(&mut self, name: &str, kind: &'static str, ports: &[&str]) -> (JobLine, Arc<NodeStats>) {
-        let stats = NodeStats::new(&self.topology, name, kind, ports);
+        self.part_of(name, name, kind, ports)
+    }
+
+    /// A part, and the node it is shown as.
+    fn part_of(
+        &mut self,
+        name: &str,
+        shown: &str,
+        kind: &'static str,
+        ports: &[&str],
+    ) -> (JobLine, Arc<NodeStats>) {
+        let stats = NodeStats::new(&self.topology, shown, kind, ports);
         self.built.parts.push(name.to_owned());
         self.built.stats.push(Arc::clone(&stats));
+        (JobLine { part: name.into(), sender: self.words.clone() }, stats)
+    }
+
+    /// Copies count together, as their node.
+    fn operator(&mut self, name: &str, role: Role, ports: &[&str]) -> (JobLine, Arc<NodeStats>) {
+        let shown = node_of(name);
+        let known = self.built.stats.iter().find(|stats| role == Role::Copy && stats.name == shown);
+        let stats = match (role, known) {
+            (Role::Whole, _) | (Role::Copy, None) => return self.part_of(name, shown, "operator", ports),
+            (Role::Copy, Some(stats)) => Arc::clone(stats),
+            (Role::Joint, _) => NodeStats::uncounted(name, ports),
+        };
+        self.built.parts.push(name.to_owned());
         (JobLine { part: name.into(), sender: self.words.clone() }, stats)
     }
 
@@ -186,11 +213,11 @@ impl Builder<'_> {
     /// Restores every operator and sorts them into segments.
     fn segments(
         &mut self,
-        operators: Vec<OperatorNode>,
+        operators: Vec<Running>,
         fused: &BTreeSet<String>,
     ) -> Result<Vec<Draft>, JobError> {
         let mut drafts: Vec<Draft> = Vec::new();
-        for mut node in operators {
+        for Running { mut node, role } in operators {
             self.built.fingerprints.insert(node.name.clone(), node.fingerprint.text().to_owned());
             self.restore(&mut node)?;
             if let Some(compaction) = node.part.operator.compaction() {
@@ -198,7 +225,7 @@ impl Builder<'_> {
             }
             let names: Vec<String> = node.part.ports.iter().map(|port| port.name.clone()).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let (job, stats) = self.part(&node.name.clone(), "operator", &names);
+            let (job, stats) = self.operator(&node.name, role, &names);
             let parent = node.inputs.first().map(|input| input.node.clone()).unwrap_or_default();
             let is_fused = fused.contains(&node.name);
             let inputs = node.inputs.clone();

@@ -9,6 +9,7 @@ use super::checkpoint::Checkpoint;
 use super::ingress::record_of;
 use super::job::JobConfig;
 use super::leftover::{Leftover, folders, unread_records, waiting_rows};
+use super::parallel::node_of;
 use crate::sink::Delivery;
 use crate::topology::fingerprint::Change;
 use crate::topology::plan::{Plan, SinkNode, SourceNode};
@@ -36,8 +37,9 @@ pub(super) fn check(plan: &Plan, checkpoint: &Checkpoint, config: &JobConfig) ->
 pub(super) fn names(plan: &Plan, checkpoint: &Checkpoint, allowed: &Allowed) -> Result<(), String> {
     let is_source = |name: &String| plan.sources.iter().any(|node| node.name == *name);
     let in_plan = |name: &String| is_source(name) || plan.operators.iter().any(|node| node.name == *name);
-    let in_state =
-        |name: &String| checkpoint.sources.contains_key(name) || checkpoint.operators.contains_key(name);
+    let in_state = |name: &String| {
+        checkpoint.sources.contains_key(name) || checkpoint.operators.keys().any(|part| node_of(part) == name)
+    };
     if let Some(name) = allowed.reset_state.iter().find(|name| !in_plan(name) && !in_state(name)) {
         return Err(format!("there is no node `{name}` whose state could be thrown away"));
     }
@@ -62,15 +64,20 @@ impl Edits<'_> {
 
     fn refuse(&mut self, messages: &[String], cure: &str) {
         let lines = messages.iter().map(|message| format!("  {message}\n"));
-        self.refused.push(format!("{}    {cure}", lines.collect::<String>()));
+        let refused = format!("{}    {cure}", lines.collect::<String>());
+        // Copies of a node say the same.
+        if !self.refused.contains(&refused) {
+            self.refused.push(refused);
+        }
     }
 
     fn operators(&mut self) {
-        for (name, state) in &self.checkpoint.operators {
+        for (part, state) in &self.checkpoint.operators {
+            let name = node_of(part);
             if state.batches.is_empty() || self.is_reset(name) {
                 continue;
             }
-            let Some(node) = self.plan.operators.iter().find(|node| node.name == *name) else {
+            let Some(node) = self.plan.operators.iter().find(|node| node.name == name) else {
                 let rows: usize = state.batches.iter().map(|batch| batch.num_rows()).sum();
                 let bytes: usize = state.batches.iter().map(|batch| batch.get_array_memory_size()).sum();
                 self.notes.push(format!(

@@ -19,6 +19,7 @@ use super::checkpoint::Checkpoint;
 use super::checkpoint_store::CheckpointStore;
 use super::edits;
 use super::ledger::{Complete, Ledger};
+use super::parallel;
 use super::parts::{Command, FromPart, Word};
 use super::stats::NodeStats;
 use crate::event::Barrier;
@@ -114,6 +115,7 @@ impl Job {
             tracing::warn!(topology = %plan.name, "{note}");
         }
         anew::begin(&plan, &mut checkpoint, &store, config)?;
+        parallel::reshare(&plan, &mut checkpoint, &store)?;
         plan.keep_what_is_read();
         let name = plan.name.clone();
         let interval = plan.checkpoint_interval;

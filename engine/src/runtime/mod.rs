@@ -18,6 +18,7 @@ pub mod job;
 pub mod ledger;
 mod leftover;
 mod outlets;
+mod parallel;
 mod parts;
 mod retry;
 mod segment;

@@ -75,6 +75,23 @@ impl NodeStats {
         })
     }
 
+    /// Counters that nobody is shown.
+    #[must_use]
+    pub(super) fn uncounted(name: &str, ports: &[&str]) -> Arc<NodeStats> {
+        let port = |port: &&str| ((*port).to_owned(), Tally::new(Counter::noop()));
+        Arc::new(NodeStats {
+            name: name.to_owned(),
+            kind: "operator",
+            rows_in: Tally::new(Counter::noop()),
+            ports: ports.iter().map(port).collect(),
+            errors: Tally::new(Counter::noop()),
+            blocked_us: AtomicU64::new(0),
+            busy_us: AtomicU64::new(0),
+            watermark_us: AtomicI64::new(i64::MIN),
+            state: Mutex::new("starting".into()),
+        })
+    }
+
     /// Rows have come in.
     pub fn received(&self, rows: usize) {
         self.rows_in.add(rows as u64);

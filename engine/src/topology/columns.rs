@@ -170,6 +170,7 @@ mod tests {
         OperatorNode {
             name: name.into(),
             part: OperatorPart { operator, ports: ports.into_iter().map(port).collect() },
+            copies: Vec::new(),
             inputs: vec![PortRef { node: from.into(), port: 0 }],
             fingerprint: Fingerprint::default(),
         }

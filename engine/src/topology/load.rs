@@ -18,6 +18,7 @@ use crate::topology::fingerprint::{Fingerprint, SourceText};
 use crate::topology::key::Key;
 use crate::topology::keys::check_keys;
 use crate::topology::node::{BuildContext, NodeConfig, Section};
+use crate::topology::parallel::copies;
 use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
@@ -288,15 +289,16 @@ impl Builder<'_> {
     /// Builds an operator and answers its main stream.
     fn build_operator(&mut self, node: &NodeConfig, row: &Row<BuildOperator>) -> Option<StreamSchema> {
         let (inputs, ports) = self.inputs(node)?;
-        match (row.build)(node, self.context, &inputs) {
-            Ok(part) => {
+        match copies(node, || (row.build)(node, self.context, &inputs)) {
+            Ok((part, copies)) => {
                 let streams: Vec<_> =
                     part.ports.iter().map(|port| (port.name.clone(), port.stream.clone())).collect();
                 let main = streams.first().map(|(_, stream)| stream.clone());
                 self.streams.insert(node.name.clone(), streams);
                 let (reads, keys) = (part.operator.reads(), own_and(OPERATOR_KEYS, row.keys));
                 let fingerprint = Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
-                let operator = OperatorNode { name: node.name.clone(), part, inputs: ports, fingerprint };
+                let operator =
+                    OperatorNode { name: node.name.clone(), part, copies, inputs: ports, fingerprint };
                 self.loaded.plan.operators.push(operator);
                 main
             }
@@ -320,7 +322,13 @@ impl Builder<'_> {
                     let fingerprint =
                         Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
                     let name = format!("{}.table", node.name);
-                    self.loaded.plan.operators.push(OperatorNode { name, part, inputs: ports, fingerprint });
+                    self.loaded.plan.operators.push(OperatorNode {
+                        name,
+                        part,
+                        copies: Vec::new(),
+                        inputs: ports,
+                        fingerprint,
+                    });
                 }
             }
             Err(error) => self.diagnostics.extend(error.0),
@@ -376,7 +384,8 @@ impl Builder<'_> {
             Ok(part) => {
                 let stream = part.ports.first()?.stream.clone();
                 let fingerprint = Fingerprint::default();
-                let operator = OperatorNode { name: name.clone(), part, inputs: ports, fingerprint };
+                let operator =
+                    OperatorNode { name: name.clone(), part, copies: Vec::new(), inputs: ports, fingerprint };
                 self.loaded.plan.operators.push(operator);
                 Some((Input { name: name.clone(), stream }, PortRef { node: name, port: 0 }))
             }

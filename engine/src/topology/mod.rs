@@ -8,6 +8,7 @@ pub mod key;
 pub mod keys;
 pub mod load;
 pub mod node;
+pub mod parallel;
 pub mod parse;
 pub mod plan;
 mod references;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::operator::OperatorPart;
+use crate::operator::{Operator, OperatorPart};
 use crate::sink::SinkPart;
 use crate::source::SourcePart;
 use crate::topology::delivery::{Queue, RetryPolicy};
@@ -49,6 +49,8 @@ pub struct OperatorNode {
     pub name: String,
     /// The operator.
     pub part: OperatorPart,
+    /// More of it, each for the rows of its share of keys.
+    pub copies: Vec<Box<dyn Operator>>,
     /// What it reads, in the order of `from`.
     pub inputs: Vec<PortRef>,
     /// What its state depends on: one written by another configuration is refused.

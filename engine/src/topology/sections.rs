@@ -36,6 +36,12 @@ pub const OPERATOR_KEYS: &[Key] = &[
         "where rows come from: a node, or a node's port such as \"x.late\"",
     )
     .aside(),
+    optional(
+        "parallelism",
+        Kind::Int(1, super::parallel::COPIES_MAX),
+        "so many copies of it share its rows by their key, 1 if left out; the results are the same",
+    )
+    .aside(),
 ];
 /// Keys that every sink has.
 pub const SINK_KEYS: &[Key] = &[

@@ -18,7 +18,7 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, ports, shape};
+use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, Share, key_columns, ports, shape};
 use crate::part::{number_columns, only_input, require_time};
 use score::{Baseline, Memory, Method, Side, Spec};
 
@@ -230,6 +230,10 @@ impl Ordered for Anomaly {
     fn forget(&mut self, key: u32, _out: &mut Output) -> Result<(), OperatorError> {
         self.memories.forget(key);
         Ok(())
+    }
+
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Aligned])
     }
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {

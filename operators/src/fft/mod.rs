@@ -25,7 +25,7 @@ use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::parse_rate;
 
-use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, key_columns, ports, shape};
+use crate::in_order::{FORGET, InOrder, KEY, Ordered, PerKey, Rows, Share, key_columns, ports, shape};
 use crate::part::{number_columns, only_input, require_time};
 use block::{Block, Frame};
 use spectrum::{Feature, Spectrum};
@@ -234,6 +234,10 @@ impl Ordered for Blocks {
     fn forget(&mut self, key: u32, _out: &mut Output) -> Result<(), OperatorError> {
         self.blocks.forget(key);
         Ok(())
+    }
+
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Aligned])
     }
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {

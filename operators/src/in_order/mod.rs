@@ -11,6 +11,7 @@ mod kept;
 mod keys;
 mod per_key;
 mod report;
+mod reshare;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -26,6 +27,7 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::Expression;
 use tidegate_engine::operator::{Compaction, Input, Operator, Output, Port, Progress};
+use tidegate_engine::partition::Partition;
 use tidegate_engine::schema::{StreamSchema, type_name};
 use tidegate_engine::time::{Time, micros};
 use tidegate_engine::topology::key::{Key, Kind, optional};
@@ -36,6 +38,7 @@ use crate::part::named_columns;
 pub(crate) use kept::Kept;
 use keys::{Judged, Keys};
 pub(crate) use per_key::PerKey;
+pub(crate) use reshare::Share;
 use waiting::{Timed, Waiting};
 
 /// Rows that come too late to be judged, in the shape of the input.
@@ -120,6 +123,12 @@ pub(crate) trait Ordered: Send {
     /// place of a row's key in that list.
     fn is_by_key(&self) -> bool {
         false
+    }
+
+    /// What the batches of `save` hold, in their order, the last one for all behind
+    /// it; `None` if keys have something in common that copies cannot share.
+    fn shares(&self) -> Option<&'static [Share]> {
+        self.is_by_key().then_some(&[Share::Keyed(0)])
     }
 
     /// Takes back what `save` gave.
@@ -403,6 +412,10 @@ impl<C: Ordered> Operator for InOrder<C> {
         read.extend(self.keys.columns());
         read.extend(self.expressions.iter().flat_map(|expression| expression.columns()));
         Some(read)
+    }
+
+    fn partition(&self) -> Option<Partition> {
+        self.shared()
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -16,7 +16,7 @@ use super::waiting::Timed;
 use super::{InOrder, Ordered, shape};
 
 /// Batches of a report before those of the core.
-const OWN_BATCHES: usize = 3;
+pub(super) const OWN_BATCHES: usize = 3;
 
 impl<C: Ordered> InOrder<C> {
     pub(super) fn save(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::operator::{MAIN_PORT, Operator, Output, Progress};
+use tidegate_engine::partition::Partition;
 use tidegate_engine::time::Time;
 
 use super::bound::{Both, Side};
 use super::layout::{Layout, pieces};
 use super::operator::{emit_unmatched, end};
 use super::pairs::{Pairs, emit_pairs, same_keys};
+use super::reshare;
 use super::state::{Saved, save};
 use super::store::{Place, Rows, Store};
 
@@ -165,6 +167,10 @@ impl Operator for AsOf {
 
     fn output_watermark(&self, input: Time) -> Time {
         Time(self.oldest_us.map_or(input.0, |oldest_us| oldest_us.min(input.0)))
+    }
+
+    fn partition(&self) -> Option<Partition> {
+        reshare::partition(&self.layout)
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -157,6 +157,11 @@ impl Layout {
         Ok(RecordBatch::try_new(Arc::clone(self.wide.of(side)), columns)?)
     }
 
+    /// The keys of rows as they come.
+    pub(super) fn keys_of(&self, side: Side, batch: &RecordBatch) -> Result<Vec<ArrayRef>, OperatorError> {
+        Ok(self.key_columns(side, &self.widen(side, batch)?))
+    }
+
     fn key_columns(&self, side: Side, batch: &RecordBatch) -> Vec<ArrayRef> {
         self.keys.of(side).iter().filter_map(|index| batch.columns().get(*index).cloned()).collect()
     }

@@ -9,6 +9,7 @@ mod layout;
 mod on;
 mod operator;
 mod pairs;
+mod reshare;
 mod state;
 mod store;
 #[cfg(test)]

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::operator::{Operator, Output, Progress};
+use tidegate_engine::partition::Partition;
 use tidegate_engine::time::Time;
 
 use super::bound::{Both, Bound, Side};
 use super::layout::{Layout, OUTPUT_ROWS, pieces};
 use super::pairs::{Pairs, emit_pairs};
+use super::reshare;
 use super::state::{Saved, save};
 use super::store::{Place, Rows, Store};
 
@@ -190,6 +192,10 @@ impl Operator for Join {
             // Rows of a window belong to its end.
             Bound::Window { .. } => input,
         }
+    }
+
+    fn partition(&self) -> Option<Partition> {
+        reshare::partition(&self.layout)
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -15,7 +15,7 @@ use super::layout::Layout;
 use super::store::{Rows, Store};
 
 /// The column of the first batch.
-const WATERMARK: &str = "watermark_us";
+pub(super) const WATERMARK: &str = "watermark_us";
 /// The column before those of a row.
 const MATCHED: &str = "tidegate.matched";
 /// Says which side rows are of.
@@ -102,7 +102,7 @@ impl Saved {
 
 /// The side that saved rows belong to. A node may have another name now, but
 /// the two must not have changed places: what is kept of each side differs.
-fn side_of(layout: &Layout, batch: &RecordBatch) -> Result<Side, OperatorError> {
+pub(super) fn side_of(layout: &Layout, batch: &RecordBatch) -> Result<Side, OperatorError> {
     let marks = batch.schema_ref().metadata();
     let mark = marks.get(SIDE).ok_or_else(shape)?;
     let side = Side::BOTH.into_iter().find(|side| word(*side) == mark).ok_or_else(shape)?;

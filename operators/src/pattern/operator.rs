@@ -15,7 +15,7 @@ use tidegate_engine::operator::Output;
 use tidegate_engine::schema::StreamSchema;
 
 use super::machine::{Partial, Spec, State};
-use crate::in_order::{Ordered, PerKey, REJECTS_PORT, Rows, shape};
+use crate::in_order::{Ordered, PerKey, REJECTS_PORT, Rows, Share, shape};
 use crate::narrow::{narrow, reject_rows};
 
 /// A step, with the numbers of its expressions.
@@ -215,6 +215,10 @@ impl Ordered for Pattern {
 
     /// For each row that has taken a step: place of its key, steps taken with
     /// it, start; and the rows.
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Keyed(0), Share::Beside(0)])
+    }
+
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
         let (mut places, mut takens, mut starts, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, key) in (0_u32..).zip(keys) {

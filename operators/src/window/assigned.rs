@@ -19,7 +19,7 @@ use super::pane::Layout;
 use super::parts;
 use super::results::Results;
 use super::slots::Slots;
-use crate::in_order::{Ordered, PerKey, Rows, shape};
+use crate::in_order::{Ordered, PerKey, Rows, Share, shape};
 
 /// The one column of the first batch of a state.
 const CLOSED: &str = "closed_us";
@@ -334,6 +334,10 @@ impl<R: Rule> Ordered for Assigned<R> {
         }
         self.slots.close(&parts.iter().map(|part| part.slot).collect::<Vec<_>>());
         Ok(())
+    }
+
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Common, Share::Keyed(0)])
     }
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -16,6 +16,7 @@ mod open;
 mod operator;
 mod pane;
 mod parts;
+mod reshare;
 mod results;
 mod revisions;
 mod session;

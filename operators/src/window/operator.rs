@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::operator::{Compaction, Operator, Output, Progress};
+use tidegate_engine::partition::Partition;
 use tidegate_engine::planted;
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::time::Time;
@@ -17,6 +18,7 @@ use super::evaluated::Evaluated;
 use super::frame::Frame;
 use super::open::Pane;
 use super::pane::Layout;
+use super::reshare;
 use super::results::Results;
 use super::revisions::Revisions;
 use super::state::together;
@@ -209,6 +211,12 @@ impl Operator for Window {
 
     fn reads(&self) -> Option<Vec<usize>> {
         Some(self.layout.reads())
+    }
+
+    fn partition(&self) -> Option<Partition> {
+        // How often a window was given is known of all its keys together.
+        let has_key = !self.layout.key_fields().is_empty() && self.revisions.is_none();
+        has_key.then(|| reshare::partition(&self.layout))
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -16,7 +16,7 @@ use super::evaluated::Evaluated;
 use super::pane::Layout;
 use super::results::Results;
 use super::slots::Slots;
-use crate::in_order::{Ordered, PerKey, Rows, shape};
+use crate::in_order::{Ordered, PerKey, Rows, Share, shape};
 
 /// Rows that are added to windows at a time, at least: their indices take memory.
 const ADDED_MAX: usize = 65_536;
@@ -146,6 +146,10 @@ impl Ordered for Sliding {
     fn forget(&mut self, key: u32, _out: &mut Output) -> Result<(), OperatorError> {
         self.keys.forget(key);
         Ok(())
+    }
+
+    fn shares(&self) -> Option<&'static [Share]> {
+        Some(&[Share::Keyed(0)])
     }
 
     fn save(&mut self, keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {

@@ -21,7 +21,7 @@ use super::revisions::{GIVEN, Revisions, TOUCHED};
 /// Column of a pane's start, in microseconds.
 const PANE_START: &str = "pane_start_us";
 /// First column of the head.
-const WATERMARK: &str = "watermark_us";
+pub(super) const WATERMARK: &str = "watermark_us";
 /// Marks a batch as more of its pane.
 const MORE: &str = "tidegate.more";
 /// Marks a batch as what groups have now; their numbers stand for their keys.
@@ -152,19 +152,19 @@ impl State {
     }
 }
 
-fn begins_with(batch: &RecordBatch, name: &str) -> bool {
+pub(super) fn begins_with(batch: &RecordBatch, name: &str) -> bool {
     batch.schema_ref().fields().first().is_some_and(|field| field.name() == name)
 }
 
 /// Shapes of the batches of panes.
-struct Schemas {
+pub(super) struct Schemas {
     whole: SchemaRef,
-    more: SchemaRef,
+    pub(super) more: SchemaRef,
     now: SchemaRef,
 }
 
 impl Schemas {
-    fn new(layout: &Layout) -> Schemas {
+    pub(super) fn new(layout: &Layout) -> Schemas {
         let start = Arc::new(Field::new(PANE_START, DataType::Int64, false));
         let marked = |fields: Vec<FieldRef>, mark: &str| {
             Arc::new(Schema::new_with_metadata(fields, HashMap::from([(mark.to_owned(), String::new())])))
@@ -194,18 +194,18 @@ impl Schemas {
     }
 }
 
-fn head(watermark_us: i64, closed_us: i64) -> Result<RecordBatch, OperatorError> {
+pub(super) fn head(watermark_us: i64, closed_us: i64) -> Result<RecordBatch, OperatorError> {
     let number = |value| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
     Ok(RecordBatch::try_from_iter([(WATERMARK, number(watermark_us)), ("closed_us", number(closed_us))])?)
 }
 
 /// The first value of a column of whole numbers.
-fn number(batch: &RecordBatch, column: usize) -> Result<i64, OperatorError> {
+pub(super) fn number(batch: &RecordBatch, column: usize) -> Result<i64, OperatorError> {
     let values = batch.columns().get(column).and_then(|column| column.as_primitive_opt::<Int64Type>());
     let first = values.and_then(|values| values.iter().next().flatten());
     first.ok_or_else(shape)
 }
 
-fn shape() -> OperatorError {
+pub(super) fn shape() -> OperatorError {
     OperatorError::new("the saved state of the window has another shape")
 }

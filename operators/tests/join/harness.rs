@@ -15,7 +15,7 @@ use tidegate_engine::topology::node::BuildContext;
 use tidegate_engine::topology::parse::parse;
 use tidegate_operators::expression::SqlExpressions;
 
-use crate::kit::{row_lines, sorted};
+use crate::kit::{copied, row_lines, sorted};
 
 /// Rows `ts, k, s, v, id`.
 pub(crate) fn stream() -> StreamSchema {
@@ -80,6 +80,8 @@ pub(crate) fn text(on: &str, kind: &str, near: &str) -> String {
 pub(crate) struct Run {
     text: String,
     part: OperatorPart,
+    /// As so many copies, another number of them after each restore.
+    copies: Option<usize>,
     /// Lines of each port.
     pub(crate) lines: Vec<Vec<String>>,
     /// Newest watermark that readers were promised.
@@ -106,7 +108,13 @@ impl Run {
     pub(crate) fn new(text: &str) -> Run {
         let part = build(text, ["a", "b"]).unwrap_or_else(|error| panic!("{error}"));
         let lines = part.ports.iter().map(|_| Vec::new()).collect();
-        Run { text: text.into(), part, lines, promised: i64::MIN, resumed: 0, largest: 0 }
+        Run { text: text.into(), part, copies: None, lines, promised: i64::MIN, resumed: 0, largest: 0 }
+    }
+
+    /// As several copies; `None` if there can be none.
+    pub(crate) fn copied(text: &str, copies: usize) -> Option<Run> {
+        let part = copied(|| build(text, ["a", "b"]).expect("is right"), copies)?;
+        Some(Run { part, copies: Some(copies), ..Run::new(text) })
     }
 
     /// Rows of the input with this index.
@@ -134,7 +142,10 @@ impl Run {
     /// Kill and restore.
     pub(crate) fn restore(&mut self) {
         let state = self.state();
-        self.part = build(&self.text, ["a", "b"]).expect("built before");
+        let build = || build(&self.text, ["a", "b"]).expect("built before");
+        self.copies = self.copies.map(|copies| 1 + copies % 3);
+        let part = self.copies.map(|copies| copied(build, copies).expect("could be copied before"));
+        self.part = part.unwrap_or_else(build);
         self.part.operator.restore(state).expect("restores");
     }
 
@@ -145,6 +156,11 @@ impl Run {
 
     pub(crate) fn state(&mut self) -> Vec<RecordBatch> {
         self.part.operator.snapshot().expect("snapshots")
+    }
+
+    /// Whether a snapshot holds no rows.
+    pub(crate) fn is_free(&mut self) -> bool {
+        self.copies.is_some() || self.state_rows() == 0
     }
 
     /// Rows that a snapshot holds.

@@ -70,7 +70,15 @@ fn case() -> impl Strategy<Value = Case> {
 
 /// Runs a case to its end; answers the main lines.
 fn stream(case: &Case, near: &str) -> Vec<String> {
-    let mut run = Run::new(&text(ONS[case.on], KINDS[case.kind], near));
+    let text = text(ONS[case.on], KINDS[case.kind], near);
+    let alone = told(case, Run::new(&text));
+    if let Some(copies) = Run::copied(&text, 2 + case.steps[0].1 % 2) {
+        assert_eq!(told(case, copies), alone, "as copies");
+    }
+    alone
+}
+
+fn told(case: &Case, mut run: Run) -> Vec<String> {
     let mut next = [0, 0];
     let mut marks = [i64::MIN; 2];
     let mut steps = case.steps.iter().cycle();
@@ -99,7 +107,7 @@ fn stream(case: &Case, near: &str) -> Vec<String> {
     }
     if case.steps[0].2.is_multiple_of(2) {
         run.watermark(1_000);
-        assert_eq!(run.state_rows(), 0, "everything is freed");
+        assert!(run.is_free(), "everything is freed");
     }
     run.end();
     assert_eq!((run.lines[1].len(), run.lines[2].len()), (0, 0), "late or rejected");

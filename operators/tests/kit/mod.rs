@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "not every test file uses every helper")]
 #![allow(clippy::cast_possible_truncation, reason = "times of tests are small")]
 
+mod copies;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use tidegate_engine::time::time_type;
 use tidegate_engine::topology::node::BuildContext;
 use tidegate_engine::topology::parse::parse;
 use tidegate_operators::expression::SqlExpressions;
+
+pub(crate) use copies::copied;
 
 /// Rows `key, ts, value, n`.
 pub(crate) fn stream() -> StreamSchema {
@@ -108,7 +112,34 @@ pub(crate) fn run_on(
     rows: &RecordBatch,
     manner: Manner,
 ) -> Vec<Vec<String>> {
-    let mut part = build_on(stream, text);
+    run_part(stream, |_| build_on(stream, text), rows, manner)
+}
+
+/// As several copies, with a restore among another number of them after each
+/// batch; nothing if there can be no copies.
+pub(crate) fn run_copies(
+    stream: &StreamSchema,
+    text: &str,
+    rows: &RecordBatch,
+    manner: Manner,
+) -> Option<Vec<Vec<String>>> {
+    copied(|| build_on(stream, text), 1)?;
+    let build = |lives: usize| {
+        let copies = [2, 3, 1][lives % 3];
+        copied(|| build_on(stream, text), copies).expect("it can be copied")
+    };
+    let lines = run_part(stream, build, rows, Manner { snapshot: true, restore: true, ..manner });
+    Some(lines.into_iter().map(sorted).collect())
+}
+
+fn run_part(
+    stream: &StreamSchema,
+    build: impl Fn(usize) -> OperatorPart,
+    rows: &RecordBatch,
+    manner: Manner,
+) -> Vec<Vec<String>> {
+    let mut lives = 0;
+    let mut part = build(lives);
     let mut lines: Vec<Vec<String>> = part.ports.iter().map(|_| Vec::new()).collect();
     let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None };
     let mut marks = Watermarks::new(&policy, None);
@@ -136,7 +167,8 @@ pub(crate) fn run_on(
         if manner.snapshot {
             let state = part.operator.snapshot().expect("snapshots");
             if manner.restore {
-                part = build_on(stream, text);
+                lives += 1;
+                part = build(lives);
                 part.operator.restore(state).expect("restores");
             }
         }
@@ -165,7 +197,24 @@ pub(crate) fn in_all_manners(stream: &StreamSchema, text: &str, rows: &RecordBat
     for (manner, other) in all {
         assert_eq!(other, first, "{manner:?}");
     }
+    as_copies(stream, text, rows, 0.0, &first);
     first
+}
+
+/// The same leaves where it runs as copies.
+pub(crate) fn as_copies(
+    stream: &StreamSchema,
+    text: &str,
+    rows: &RecordBatch,
+    delay_s: f64,
+    alone: &[Vec<String>],
+) {
+    let alone: Vec<Vec<String>> = alone.iter().cloned().map(sorted).collect();
+    for manner in manners(delay_s).into_iter().filter(|manner| manner.restore) {
+        if let Some(copies) = run_copies(stream, text, rows, manner) {
+            assert_eq!(copies, alone, "as copies, {manner:?}");
+        }
+    }
 }
 
 fn collect(out: &mut Output, lines: &mut [Vec<String>]) {
