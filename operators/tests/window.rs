@@ -15,8 +15,7 @@ mod kit;
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
-use datafusion::prelude::SessionContext;
-use kit::{Manner, TestRow, as_copies, batch, manners, row_lines, run, run_copies, sorted, stream};
+use kit::{Manner, TestRow, as_copies, batch, manners, run, run_copies, sorted, stream};
 use proptest::prelude::*;
 
 const TUMBLING: &str = r#"
@@ -126,8 +125,7 @@ select = ["count(*) AS c", "sum(n) AS s", "first_value(n ORDER BY ts) AS f", "co
 }
 
 /// The same windows as one batch of SQL.
-async fn oracle(rows: &RecordBatch, size_us: i64, slide_us: i64) -> Vec<String> {
-    let context = SessionContext::new();
+fn oracle(rows: &RecordBatch, size_us: i64, slide_us: i64) -> Vec<String> {
     let times = kit::stream().times(rows).expect("a time");
     let (first, last) = times
         .values()
@@ -141,8 +139,6 @@ async fn oracle(rows: &RecordBatch, size_us: i64, slide_us: i64) -> Vec<String> 
     }
     let starts: arrow::array::ArrayRef = Arc::new(Int64Array::from(starts));
     let windows = RecordBatch::try_from_iter([("start", starts)]).expect("one column");
-    context.register_batch("windows", windows).expect("registers");
-    context.register_batch("rows", rows.clone()).expect("registers");
     let sql = format!(
         "SELECT arrow_cast(w.start, 'Timestamp(Microsecond, Some(\"UTC\"))') AS s,
                 arrow_cast(w.start + {size_us}, 'Timestamp(Microsecond, Some(\"UTC\"))') AS e,
@@ -150,12 +146,11 @@ async fn oracle(rows: &RecordBatch, size_us: i64, slide_us: i64) -> Vec<String> 
          FROM rows JOIN windows w ON arrow_cast(ts, 'Int64') >= w.start AND arrow_cast(ts, 'Int64') < w.start + {size_us}
          GROUP BY w.start, key"
     );
-    let batches = context.sql(&sql).await.expect("plans").collect().await.expect("runs");
-    sorted(batches.iter().flat_map(row_lines).collect())
+    kit::answer(&[("windows", windows), ("rows", rows.clone())], &sql)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
 
     /// Without late rows the batch answer is the streaming answer.
     #[test]
@@ -182,8 +177,7 @@ proptest! {
         let manner = Manner { batch_size, delay: std::time::Duration::from_secs(81), restore, snapshot: restore };
         let lines = run(&text, &rows, manner);
         prop_assert!(lines[1].is_empty(), "late: {:?}", lines[1]);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let expected = runtime.block_on(oracle(&rows, size_ms * 1_000, slide_ms * 1_000));
+        let expected = oracle(&rows, size_ms * 1_000, slide_ms * 1_000);
         prop_assert_eq!(sorted(lines[0].clone()), &expected[..]);
         let copies = run_copies(&stream(), &text, &rows, manner).expect("it has a key");
         prop_assert_eq!(&copies[0], &expected);

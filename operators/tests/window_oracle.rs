@@ -15,8 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use datafusion::prelude::SessionContext;
-use kit::{Manner, TestRow, batch, row_lines, run, run_copies, sorted, stream};
+use kit::{Manner, TestRow, answer, batch, run, run_copies, sorted, stream};
 use proptest::prelude::*;
 
 /// Which windows, and the SQL that makes them of `rows (key, t, value, n)`, where
@@ -102,16 +101,15 @@ fn kinds() -> impl Strategy<Value = Kind> {
     ]
 }
 
-async fn oracle(rows: &RecordBatch, kind: Kind) -> Vec<String> {
-    let context = SessionContext::new();
-    context.register_batch("raw", rows.clone()).expect("registers");
+fn oracle(rows: &RecordBatch, kind: Kind) -> Vec<String> {
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200));
     let numbers = RecordBatch::try_from_iter([("i", numbers)]).expect("one column");
-    context.register_batch("numbers", numbers).expect("registers");
-    let view = "CREATE VIEW rows AS SELECT *, arrow_cast(ts, 'Int64') AS t FROM raw";
-    context.sql(view).await.expect("plans").collect().await.expect("runs");
-    let batches = context.sql(&kind.sql()).await.expect("plans").collect().await.expect("runs");
-    sorted(batches.iter().flat_map(row_lines).collect())
+    let times = stream().times(rows).expect("a time");
+    let t: ArrayRef = Arc::new(Int64Array::new(times.values().clone(), None));
+    let columns = rows.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    let columns = columns.iter().map(String::as_str).zip(rows.columns().iter().cloned()).chain([("t", t)]);
+    let rows = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    answer(&[("rows", rows), ("numbers", numbers)], &kind.sql())
 }
 
 proptest! {
@@ -143,8 +141,7 @@ proptest! {
         let delay = Duration::from_secs_f64(81.0 * scale);
         let lines = run(&text, &rows, Manner { batch_size, delay, restore, snapshot: restore });
         prop_assert!(lines[1].is_empty(), "late: {:?}", lines[1]);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let expected = runtime.block_on(oracle(&rows, kind));
+        let expected = oracle(&rows, kind);
         prop_assert_eq!(sorted(lines[0].clone()), &expected[..]);
         let manner = Manner { batch_size, delay, restore, snapshot: restore };
         let copies = run_copies(&stream(), &text, &rows, manner).expect("it has a key");

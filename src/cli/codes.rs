@@ -108,6 +108,12 @@ pub(super) const CODES: &[Code] = &[
         "type = \"join\"  on = \"a.k = b.k\"",
         "match = { within = \"5s\" }",
     ),
+    code(
+        "TG-T016",
+        "`parallelism` of an operator without a key to share its rows by",
+        "type = \"sort\"  parallelism = 2",
+        "type = \"window\"  key = [\"device\"]  parallelism = 2",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),

@@ -21,7 +21,7 @@ pub(super) fn check_names(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) {
         }
         if let Some(first) = seen.insert(&node.name, node) {
             let message = format!(
-                "two nodes are called `{}`: a {} and a {}",
+                "two nodes are called `{0}`: [{1}.{0}] and [{2}.{0}]",
                 node.name,
                 first.section.word(),
                 node.section.word()

@@ -1,16 +1,10 @@
 //! The same rows as one batch of SQL: without late rows the batch answer is the
 //! streaming answer, whatever the batches, the interleaving and the restarts.
 
-use std::sync::Arc;
-
-use arrow::array::RecordBatch;
-use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
 
 use crate::harness::{R, Run, batch, text};
-use crate::kit::{row_lines, sorted};
+use crate::kit::{self, sorted};
 
 const KINDS: [&str; 4] = ["inner", "left", "right", "full"];
 /// One exact key, text, several, computed ones, with other conditions, none.
@@ -114,31 +108,9 @@ fn told(case: &Case, mut run: Run) -> Vec<String> {
     sorted(run.lines[0].clone())
 }
 
-thread_local! {
-    /// Making one takes longer than a query.
-    static SESSION: SessionContext = {
-        let state = SessionStateBuilder::new()
-            .with_default_features()
-            .with_config(SessionConfig::new().with_target_partitions(1))
-            // What else could be optimised is not worth the time.
-            .with_optimizer_rules(vec![Arc::new(SimplifyExpressions::new())]);
-        SessionContext::new_with_state(state.build())
-    };
-}
-
 /// The lines of a query over both tables.
 fn answer(case: &Case, sql: &str) -> Vec<String> {
-    let session = SESSION.with(SessionContext::clone);
-    for (name, rows) in ["a", "b"].into_iter().zip(&case.rows) {
-        session.deregister_table(name).expect("known or not");
-        session.register_batch(name, batch(rows)).expect("a table");
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let batches: Vec<RecordBatch> = runtime.block_on(async {
-        let frame = session.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        frame.collect().await.expect("runs")
-    });
-    sorted(batches.iter().flat_map(row_lines).collect())
+    kit::answer(&[("a", batch(&case.rows[0])), ("b", batch(&case.rows[1]))], sql)
 }
 
 /// A join of both tables under another condition on their times.
