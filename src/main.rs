@@ -9,6 +9,7 @@ mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit;
+mod memory;
 mod supervise;
 mod topology;
 

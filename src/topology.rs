@@ -94,6 +94,7 @@ impl TopologyFile {
             replay: options.replay.clone(),
             shared: Arc::default(),
             writes: Arc::clone(&options.writes),
+            state_max: crate::memory::state_max(),
         };
         let loaded = load(&parsed, &CATALOG, &context)?;
         let workshop = Workshop {

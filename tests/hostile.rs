@@ -233,3 +233,30 @@ fn files_that_are_not_there_or_no_text_are_named() {
     assert_eq!(output.status.code(), Some(EX_CONFIG));
     assert!(stderr(&output).contains("not UTF-8: byte 19"), "{}", stderr(&output));
 }
+
+/// Every kind of state that grows with its keys and rows has an end, by name.
+#[test]
+fn a_state_that_outgrows_its_limit_fails_the_topology_by_name() {
+    let rows = FROM_FILE
+        .replace("[sink.out]", "[operator.load]\nfrom = INPUT\nstate_max = \"1MiB\"\nKIND\n[sink.out]");
+    let rows = rows.replace("from = \"rows\"\n", "from = \"load\"\n");
+    let key = "key = [\"device\"]\nselect = [\"count(*) AS n\"]\n";
+    let kinds = [
+        ("\"rows\"", format!("type = \"window\"\nwindow = {{ kind = \"tumbling\", size = \"1h\" }}\n{key}")),
+        ("\"rows\"", format!("type = \"window\"\nwindow = {{ kind = \"tumbling\", size = \"1h\" }}\n{key}parallelism = 3\n")),
+        ("\"rows\"", format!("type = \"window\"\nwindow = {{ kind = \"session\", gap = \"1h\" }}\n{key}")),
+        ("\"rows\"", "type = \"changed\"\nkey = \"device\"\ncolumns = \"value\"\n".into()),
+        ("[\"rows\", \"again\"]", "type = \"join\"\non = \"rows.device = again.device\"\nmatch = { within = \"1h\" }\n[operator.again]\ntype = \"project\"\nfrom = \"rows\"\nselect = [\"*\"]\n".into()),
+    ];
+    let lines: String = (0..60_000)
+        .map(|row| format!("{{\"device\":\"device {row}\",\"ts\":{row},\"value\":{row}}}\n"))
+        .collect();
+    for (input, kind) in kinds {
+        let folder = folder(&rows.replace("INPUT", input).replace("KIND", &kind));
+        std::fs::write(folder.path().join("rows.jsonl"), &lines).expect("written");
+        let output = run(folder.path(), &["--once"]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{kind}: {said}");
+        assert!(said.contains("`load`") && said.contains("`state_max` is 1.0 MiB"), "{kind}: {said}");
+    }
+}

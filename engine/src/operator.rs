@@ -91,6 +91,12 @@ pub trait Operator: Send {
         Ok(None)
     }
 
+    /// How many bytes of memory the state takes, about: what grows with keys and
+    /// rows counts. Asked often, so it must not look at every row.
+    fn state_bytes(&self) -> usize {
+        0
+    }
+
     /// Makes one snapshot of a snapshot and the changes behind it, on any
     /// thread; an operator that answers `changes` has it.
     fn compaction(&self) -> Option<Compaction> {

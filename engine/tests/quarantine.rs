@@ -117,6 +117,7 @@ async fn run(folder: &Path, at_rows: bool) -> Result<(), JobError> {
             name: "sums".into(),
             part: OperatorPart { operator: Box::new(Panics { at_rows }), ports },
             copies: Vec::new(),
+            state_max: None,
             inputs: vec![from("rows")],
             fingerprint: Fingerprint::default(),
         }],

@@ -58,6 +58,7 @@ impl Running {
                     ports: vec![Port { name: String::new(), stream }],
                 },
                 copies: Vec::new(),
+                state_max: None,
                 inputs: vec![from("s")],
                 fingerprint: Default::default(),
             }],

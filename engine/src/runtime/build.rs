@@ -19,6 +19,7 @@ use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
 use super::segment::{Segment, Slot, Target};
 use super::sink_driver::{Setup, SinkDriver};
 use super::source_driver::SourceDriver;
+use super::state_limit::StateLimit;
 use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
 use crate::operator::Compaction;
@@ -350,7 +351,8 @@ impl Builder<'_> {
         }
         // No node of the file is called so.
         let quarantine = self.dead_letters(&format!("{}.{QUARANTINE}", node.name));
-        Slot { operator: node.part.operator, stats, job, ports, quarantine }
+        let limit = StateLimit::new(node.state_max, Arc::clone(&stats));
+        Slot { operator: node.part.operator, stats, job, ports, quarantine, limit }
     }
 
     fn start_source(&mut self, mut node: SourceNode) {

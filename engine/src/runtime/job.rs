@@ -286,7 +286,7 @@ impl Coordinator {
         // Letting go may fail for good, too; whoever waits for the end is told.
         while let Ok(from) = self.words.try_recv() {
             if let Word::Failed(message) = from.word {
-                return Err(JobError::Failed { node: from.part.to_string(), message });
+                return Err(JobError::Failed { node: parallel::node_of(&from.part).to_owned(), message });
             }
         }
         self.check_disk()
@@ -332,7 +332,7 @@ impl Coordinator {
                 None
             }
             Word::Failed(message) => {
-                return Err(JobError::Failed { node: from.part.to_string(), message });
+                return Err(JobError::Failed { node: parallel::node_of(&from.part).to_owned(), message });
             }
         };
         match complete {

@@ -25,5 +25,6 @@ mod segment;
 mod sink_driver;
 mod source_driver;
 mod source_reader;
+mod state_limit;
 pub mod stats;
 pub mod watermark;

@@ -68,14 +68,14 @@ pub(super) fn expand(operators: Vec<OperatorNode>) -> Vec<Running> {
 }
 
 fn parts(node: OperatorNode, keys: &[KeyOf]) -> Vec<Running> {
-    let OperatorNode { name, part: OperatorPart { operator, ports }, copies, inputs, fingerprint } = node;
+    let OperatorNode { name, part: OperatorPart { operator, ports }, copies, state_max, inputs, fingerprint } =
+        node;
     let all: Vec<Box<dyn Operator>> = std::iter::once(operator).chain(copies).collect();
     let count = Copies(all.len());
     let mut running = Vec::new();
     let joint = |name: String, operator: Box<dyn Operator>, ports: Vec<Port>, inputs: Vec<PortRef>| {
         let part = OperatorPart { operator, ports };
-        let node =
-            OperatorNode { name, part, copies: Vec::new(), inputs, fingerprint: Fingerprint::default() };
+        let node = OperatorNode::new(name, part, inputs, Fingerprint::default());
         Running { node, role: Role::Joint }
     };
     let split_name = |input: usize| format!("{name}{MARK}split{input}");
@@ -91,6 +91,7 @@ fn parts(node: OperatorNode, keys: &[KeyOf]) -> Vec<Running> {
             name: copy_name(&name, index),
             part: OperatorPart { operator, ports: ports.clone() },
             copies: Vec::new(),
+            state_max,
             inputs: inputs.collect(),
             fingerprint: fingerprint.clone(),
         };

@@ -15,6 +15,7 @@ use super::align::{Action, Align};
 use super::edge::{Closed, EdgeReceiver, EdgeSender};
 use super::ledger::Report;
 use super::parts::{JobLine, Word};
+use super::state_limit::StateLimit;
 use super::stats::NodeStats;
 use crate::dead_letters::DeadLetters;
 use crate::error::OperatorError;
@@ -30,6 +31,7 @@ pub(super) struct Slot {
     pub(super) ports: Vec<Vec<Target>>,
     /// Where rows go on which the operator panics.
     pub(super) quarantine: DeadLetters,
+    pub(super) limit: StateLimit,
 }
 
 /// A reader of a port.
@@ -168,6 +170,10 @@ impl Segment {
                 return Err(Stop::Failed(index, message));
             }
         };
+        if let Work::Batch(_, _, batch) = &work {
+            let within = slot.limit.on_batch(slot.operator.as_ref(), batch.num_rows());
+            within.map_err(|message| Stop::Failed(index, message))?;
+        }
         if let Some(event) = then {
             stack.push(Work::Forward(index, event));
         }
@@ -230,6 +236,10 @@ impl Segment {
         let started = Instant::now();
         let report =
             if barrier.light { Ok(Report::State(Vec::new())) } else { report(slot.operator.as_mut()) };
+        if let Err(message) = slot.limit.measure(slot.operator.as_ref()) {
+            slot.job.say(Word::Failed(message)).await;
+            return;
+        }
         metrics::histogram!("tidegate_snapshot_seconds", "node" => slot.job.part.to_string())
             .record(started.elapsed().as_secs_f64());
         match report {

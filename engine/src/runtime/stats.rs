@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metrics::Counter;
+use metrics::{Counter, Gauge};
 
 use crate::time::Time;
 
@@ -22,6 +22,8 @@ pub struct NodeStats {
     blocked_us: AtomicU64,
     busy_us: AtomicU64,
     watermark_us: AtomicI64,
+    state_bytes: AtomicU64,
+    state_gauge: Gauge,
     state: Mutex<String>,
 }
 
@@ -71,6 +73,8 @@ impl NodeStats {
             blocked_us: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
             watermark_us: AtomicI64::new(i64::MIN),
+            state_bytes: AtomicU64::new(0),
+            state_gauge: metrics::gauge!("tidegate_node_state_bytes", &labels),
             state: Mutex::new("starting".into()),
         })
     }
@@ -88,6 +92,8 @@ impl NodeStats {
             blocked_us: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
             watermark_us: AtomicI64::new(i64::MIN),
+            state_bytes: AtomicU64::new(0),
+            state_gauge: Gauge::noop(),
             state: Mutex::new("starting".into()),
         })
     }
@@ -129,6 +135,15 @@ impl NodeStats {
         self.watermark_us.store(time.0, Relaxed);
     }
 
+    /// Memory of a part of its state has changed; answers that of all parts.
+    #[allow(clippy::cast_precision_loss, reason = "a metric")]
+    pub(super) fn state_changed(&self, before: u64, now: u64) -> u64 {
+        let all = self.state_bytes.fetch_add(now.wrapping_sub(before), Relaxed);
+        let all = all.wrapping_add(now).wrapping_sub(before);
+        self.state_gauge.set(all as f64);
+        all
+    }
+
     /// The node is now in this state, e.g. `connected` or `lost: …`.
     pub fn set_state(&self, state: impl Into<String>) {
         if let Ok(mut current) = self.state.lock() {
@@ -149,6 +164,7 @@ impl NodeStats {
             errors: self.errors.get(),
             blocked_us: self.blocked_us.load(Relaxed),
             busy_us: self.busy_us.load(Relaxed),
+            state_bytes: self.state_bytes.load(Relaxed),
             watermark: (watermark != i64::MIN).then(|| Time(watermark).to_string()),
         }
     }
@@ -173,6 +189,8 @@ pub struct NodeStatus {
     pub blocked_us: u64,
     /// Microseconds spent computing.
     pub busy_us: u64,
+    /// Memory of its state in bytes, about.
+    pub state_bytes: u64,
     /// Event time promised to readers.
     pub watermark: Option<String>,
 }

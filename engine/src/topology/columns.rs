@@ -171,6 +171,7 @@ mod tests {
             name: name.into(),
             part: OperatorPart { operator, ports: ports.into_iter().map(port).collect() },
             copies: Vec::new(),
+            state_max: None,
             inputs: vec![PortRef { node: from.into(), port: 0 }],
             fingerprint: Fingerprint::default(),
         }

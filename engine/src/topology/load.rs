@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::{BuildOperator, Catalog, Row, find, names};
+use crate::catalog::{BuildOperator, Catalog, Row, find};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
 use crate::operator::{Input, OperatorPart};
@@ -13,6 +13,7 @@ use crate::schema::{StreamSchema, rejects_schema};
 use crate::sink::SinkPart;
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TablePart};
+use crate::topology::check::{check_node, own_and};
 use crate::topology::delivery;
 use crate::topology::fingerprint::{Fingerprint, SourceText};
 use crate::topology::key::Key;
@@ -137,44 +138,6 @@ fn stop_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), ConfigError> 
     Ok(())
 }
 
-/// Second layer: the type exists, and the keys are its keys.
-fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
-    let kind = node.kind.value.as_str();
-    let word = node.section.word();
-    let keys: Option<(&[Key], &[&[Key]])> = match node.section {
-        Section::Source => find(catalog.sources, kind).map(|row| (SOURCE_KEYS, row.keys)),
-        Section::Operator => find(catalog.operators, kind).map(|row| (OPERATOR_KEYS, row.keys)),
-        Section::Sink => find(catalog.sinks, kind).map(|row| (SINK_KEYS, row.keys)),
-        Section::Trigger => Some((&[], catalog.trigger.keys)),
-        Section::Table => find(catalog.tables, kind).map(|row| (TABLE_KEYS, row.keys)),
-        // Its keys are checked by those who build it.
-        Section::Flow => return,
-    };
-    let Some((common, own)) = keys else {
-        let known: Vec<&str> = match node.section {
-            Section::Source => names(catalog.sources).collect(),
-            Section::Operator => names(catalog.operators).collect(),
-            Section::Sink => names(catalog.sinks).collect(),
-            Section::Table => names(catalog.tables).collect(),
-            Section::Trigger | Section::Flow => Vec::new(),
-        };
-        out.push(
-            Diagnostic::error("TG-C007", format!("there is no {word} of type `{kind}`"))
-                .at(node.kind.span.clone())
-                .help(format!("the types are {}", known.join(", ")))
-                .suggest(kind, known.iter().copied()),
-        );
-        return;
-    };
-    let what = match node.section {
-        Section::Trigger => format!("trigger `{}`", node.name),
-        Section::Source | Section::Operator | Section::Sink | Section::Flow | Section::Table => {
-            format!("{word} `{}` (type `{kind}`)", node.name)
-        }
-    };
-    check_keys(&node.table, &own_and(common, own), &what, &node.name_span, out);
-}
-
 struct Builder<'a> {
     catalog: &'a Catalog,
     context: &'a BuildContext,
@@ -297,8 +260,15 @@ impl Builder<'_> {
                 self.streams.insert(node.name.clone(), streams);
                 let (reads, keys) = (part.operator.reads(), own_and(OPERATOR_KEYS, row.keys));
                 let fingerprint = Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
-                let operator =
-                    OperatorNode { name: node.name.clone(), part, copies, inputs: ports, fingerprint };
+                let state_max = node.table.size("state_max").or(self.context.state_max);
+                let operator = OperatorNode {
+                    name: node.name.clone(),
+                    part,
+                    copies,
+                    state_max,
+                    inputs: ports,
+                    fingerprint,
+                };
                 self.loaded.plan.operators.push(operator);
                 main
             }
@@ -322,13 +292,7 @@ impl Builder<'_> {
                     let fingerprint =
                         Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
                     let name = format!("{}.table", node.name);
-                    self.loaded.plan.operators.push(OperatorNode {
-                        name,
-                        part,
-                        copies: Vec::new(),
-                        inputs: ports,
-                        fingerprint,
-                    });
+                    self.loaded.plan.operators.push(OperatorNode::new(name, part, ports, fingerprint));
                 }
             }
             Err(error) => self.diagnostics.extend(error.0),
@@ -384,8 +348,7 @@ impl Builder<'_> {
             Ok(part) => {
                 let stream = part.ports.first()?.stream.clone();
                 let fingerprint = Fingerprint::default();
-                let operator =
-                    OperatorNode { name: name.clone(), part, copies: Vec::new(), inputs: ports, fingerprint };
+                let operator = OperatorNode::new(name.clone(), part, ports, fingerprint);
                 self.loaded.plan.operators.push(operator);
                 Some((Input { name: name.clone(), stream }, PortRef { node: name, port: 0 }))
             }
@@ -445,10 +408,6 @@ impl Builder<'_> {
 /// Whether results may come several times.
 fn accepts_changes(node: &NodeConfig, part: &SinkPart) -> bool {
     part.sink.upserts() || node.table.bool("accept_changes") == Some(true)
-}
-
-fn own_and<'a>(common: &'a [Key], own: &[&'a [Key]]) -> Vec<&'a [Key]> {
-    std::iter::once(common).chain(own.iter().copied()).collect()
 }
 
 /// Name of the source behind a trigger by the clock.

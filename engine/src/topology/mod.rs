@@ -1,6 +1,7 @@
 //! TOML text to a checked plan: parse, check keys, resolve names, build parts.
 //! Nothing here connects or starts anything.
 
+mod check;
 mod columns;
 pub mod delivery;
 pub mod fingerprint;

@@ -86,6 +86,8 @@ pub struct BuildContext {
     pub shared: Arc<crate::shared::Shared>,
     /// Device points that may be written; empty without a daemon config.
     pub writes: Arc<Vec<crate::task::WriteRule>>,
+    /// Most bytes that the state of an operator may take which does not say.
+    pub state_max: Option<u64>,
 }
 
 impl BuildContext {
@@ -110,6 +112,7 @@ impl BuildContext {
             replay: std::collections::BTreeMap::new(),
             shared: Arc::default(),
             writes: Arc::default(),
+            state_max: None,
         }
     }
 

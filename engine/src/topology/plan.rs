@@ -51,10 +51,25 @@ pub struct OperatorNode {
     pub part: OperatorPart,
     /// More of it, each for the rows of its share of keys.
     pub copies: Vec<Box<dyn Operator>>,
+    /// Most bytes of state that all of it may take.
+    pub state_max: Option<u64>,
     /// What it reads, in the order of `from`.
     pub inputs: Vec<PortRef>,
     /// What its state depends on: one written by another configuration is refused.
     pub fingerprint: Fingerprint,
+}
+
+impl OperatorNode {
+    /// One operator, without copies and limits.
+    #[must_use]
+    pub fn new(
+        name: String,
+        part: OperatorPart,
+        inputs: Vec<PortRef>,
+        fingerprint: Fingerprint,
+    ) -> OperatorNode {
+        OperatorNode { name, part, copies: Vec::new(), state_max: None, inputs, fingerprint }
+    }
 }
 
 /// A sink of a plan.

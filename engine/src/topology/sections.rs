@@ -42,6 +42,12 @@ pub const OPERATOR_KEYS: &[Key] = &[
         "so many copies of it share its rows by their key, 1 if left out; the results are the same",
     )
     .aside(),
+    optional(
+        "state_max",
+        Kind::Size,
+        "most memory that its state may take, about: with more of it the topology fails, by name; half of the machine's if left out",
+    )
+    .aside(),
 ];
 /// Keys that every sink has.
 pub const SINK_KEYS: &[Key] = &[

@@ -12,6 +12,9 @@ use tidegate_engine::error::OperatorError;
 use super::shape;
 use super::waiting::Timed;
 
+/// What the bytes of a key and of a row that is kept with it take, about.
+const KEY_BYTES: usize = 64;
+
 /// Keys by their values in the columns of the key.
 pub(super) struct Keys {
     columns: Vec<usize>,
@@ -86,6 +89,11 @@ impl Keys {
 
     pub(super) fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// Memory of all keys, and of a row kept with each, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.known.capacity() * size_of::<(Box<[u8]>, Known)>() + self.known.len() * KEY_BYTES
     }
 
     /// Numbers the keys of rows that come when event time is `watermark_us`, in

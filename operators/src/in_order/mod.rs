@@ -131,6 +131,11 @@ pub(crate) trait Ordered: Send {
         self.is_by_key().then_some(&[Share::Keyed(0)])
     }
 
+    /// As `Operator::state_bytes`, beside the keys and the rows that wait.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// Takes back what `save` gave.
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         if state.is_empty() { Ok(()) } else { Err(shape()) }
@@ -427,6 +432,10 @@ impl<C: Ordered> Operator for InOrder<C> {
             return Ok(None);
         }
         self.save_changes().map(Some)
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.keys.bytes() + self.waiting.bytes() + self.core.bytes()
     }
 
     fn compaction(&self) -> Option<Compaction> {

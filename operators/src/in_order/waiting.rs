@@ -88,6 +88,11 @@ impl Waiting {
         self.parts.is_empty()
     }
 
+    /// Memory of all rows, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.values().map(|part| part.timed.rows.get_array_memory_size()).sum()
+    }
+
     pub(super) fn push(&mut self, timed: Timed) -> Result<(), OperatorError> {
         let timed = timed.sorted()?;
         self.arrived += 1;

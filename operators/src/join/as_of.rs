@@ -169,6 +169,10 @@ impl Operator for AsOf {
         Time(self.oldest_us.map_or(input.0, |oldest_us| oldest_us.min(input.0)))
     }
 
+    fn state_bytes(&self) -> usize {
+        self.stores.left.bytes() + self.stores.right.bytes()
+    }
+
     fn partition(&self) -> Option<Partition> {
         reshare::partition(&self.layout)
     }

@@ -194,6 +194,10 @@ impl Operator for Join {
         }
     }
 
+    fn state_bytes(&self) -> usize {
+        Side::BOTH.iter().map(|side| self.stores.of(*side).bytes()).sum()
+    }
+
     fn partition(&self) -> Option<Partition> {
         reshare::partition(&self.layout)
     }

@@ -14,6 +14,9 @@ use super::index::{Entry, Index};
 /// Chunks are put together up to so many rows.
 const CHUNK_ROWS: usize = 8_192;
 
+/// What is kept of a row beside its columns, its place in the index included.
+const ROW_BYTES: usize = 64;
+
 /// Rows on their way into a store, with what was computed of them.
 pub(super) struct Rows {
     /// Columns of the input, then those computed for keys.
@@ -157,6 +160,12 @@ impl Store {
     }
 
     /// Keeps rows.
+    /// Memory of all rows, about.
+    pub(super) fn bytes(&self) -> usize {
+        let chunk = |chunk: &Chunk| chunk.rows.batch.get_array_memory_size() + chunk.len() * ROW_BYTES;
+        self.chunks.iter().map(chunk).sum()
+    }
+
     pub(super) fn push(&mut self, rows: Rows) -> Result<(), OperatorError> {
         if rows.times_us.is_empty() {
             return Ok(());

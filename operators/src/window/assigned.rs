@@ -336,6 +336,10 @@ impl<R: Rule> Ordered for Assigned<R> {
         Ok(())
     }
 
+    fn bytes(&self) -> usize {
+        self.slots.bytes()
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Common, Share::Keyed(0)])
     }

@@ -13,6 +13,10 @@ use super::direct::Direct;
 use super::pane::failed;
 use crate::expression::AggregateColumn;
 
+/// What an accumulator takes, about; most say what they hold only when asked one
+/// by one.
+const ACCUMULATOR_BYTES: usize = 256;
+
 pub(super) struct Boxed {
     aggregate: AggregateColumn,
     /// Types of the state's columns.
@@ -127,6 +131,10 @@ impl Direct for Boxed {
             return Ok(new_empty_array(self.aggregate.result_field().data_type()));
         }
         ScalarValue::iter_to_array(values).map_err(failed)
+    }
+
+    fn bytes(&self) -> usize {
+        self.groups.len() * ACCUMULATOR_BYTES
     }
 
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {

@@ -53,6 +53,9 @@ pub(super) trait Direct: Send {
     /// again.
     fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError>;
 
+    /// Memory of all groups, about.
+    fn bytes(&self) -> usize;
+
     /// The states of all groups; empty afterwards.
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError>;
 
@@ -209,6 +212,10 @@ impl<T: ArrowPrimitiveType, F: Fn(T::Native, T::Native) -> T::Native + Send> Dir
         Ok(self.array(values, &seen))
     }
 
+    fn bytes(&self) -> usize {
+        self.values.capacity() * size_of::<T::Native>() + self.seen.capacity()
+    }
+
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
         Ok(vec![self.evaluate()?])
     }
@@ -276,6 +283,10 @@ impl Direct for Count {
 
     fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
         Ok(Arc::new(Int64Array::from_iter_values(groups.iter().map(|group| at(&self.counts, *group)))))
+    }
+
+    fn bytes(&self) -> usize {
+        self.counts.capacity() * size_of::<i64>()
     }
 
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
@@ -363,6 +374,10 @@ impl Direct for Mean {
     fn finish(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
         let group = |group: &usize| mean(at(&self.sums, *group), at(&self.counts, *group));
         Ok(Arc::new(groups.iter().map(group).collect::<Float64Array>()))
+    }
+
+    fn bytes(&self) -> usize {
+        self.counts.capacity() * size_of::<u64>() + self.sums.capacity() * size_of::<f64>()
     }
 
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {

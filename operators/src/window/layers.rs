@@ -42,6 +42,13 @@ impl Layers {
         self.fresh.len() + self.waiting() + self.base.as_ref().map_or(0, Groups::len)
     }
 
+    /// Memory of all groups, about.
+    pub(super) fn bytes(&self) -> usize {
+        let waiting = self.waiting.iter().flat_map(|taken| taken.columns.iter());
+        let waiting: usize = waiting.map(|column| column.get_array_memory_size()).sum();
+        self.fresh.bytes() + waiting + self.base.as_ref().map_or(0, Groups::bytes)
+    }
+
     /// Groups that wait to be merged.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.iter().map(|taken| taken.groups).sum()

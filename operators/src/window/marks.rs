@@ -32,6 +32,11 @@ pub(super) struct Marks {
 }
 
 impl Marks {
+    /// Memory of all groups, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.groups.bytes() + self.touched.capacity() * size_of::<usize>() + self.is_touched.capacity()
+    }
+
     pub(super) fn new(layout: &Layout) -> Result<Marks, OperatorError> {
         Groups::new(layout).map(Marks::restored)
     }

@@ -66,6 +66,14 @@ impl Pane {
         }
     }
 
+    /// Memory of all groups, about.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Pane::Marks(marks) => marks.bytes(),
+            Pane::Layers(layers) => layers.bytes(),
+        }
+    }
+
     /// Groups that wait to be merged.
     pub(super) fn waiting(&self) -> usize {
         match self {

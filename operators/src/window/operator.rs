@@ -234,6 +234,10 @@ impl Operator for Window {
         Ok(Some(changes))
     }
 
+    fn state_bytes(&self) -> usize {
+        self.panes.values().map(Pane::bytes).sum()
+    }
+
     fn compaction(&self) -> Option<Compaction> {
         let (layout, frame) = (Arc::clone(&self.layout), self.frame);
         Some(Arc::new(move |state: &[RecordBatch]| together(&layout, frame, state)))

@@ -287,6 +287,15 @@ impl Groups {
         self.count
     }
 
+    /// Memory of keys and states, about.
+    pub(super) fn bytes(&self) -> usize {
+        let states = self.accumulators.iter().map(|accumulator| match accumulator {
+            Accumulator::Direct(own) => own.bytes(),
+            Accumulator::Given(given) => given.size(),
+        });
+        self.keys.as_ref().map_or(0, |keys| keys.size()) + states.sum::<usize>()
+    }
+
     fn take_keys(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
         let Some(keys) = &mut self.keys else { return Ok(Vec::new()) };
         let groups = keys.len();

@@ -21,6 +21,11 @@ impl Slots {
         Ok(Slots { states: layout.direct_states()?, free: Vec::new(), total: 0 })
     }
 
+    /// Memory of all slots, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.states.iter().map(|state| state.bytes()).sum()
+    }
+
     /// An empty slot.
     pub(super) fn open(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
