@@ -113,7 +113,7 @@ fn oracle(rows: &RecordBatch, kind: Kind) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 650, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn equals_the_batch_answer(

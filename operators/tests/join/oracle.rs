@@ -127,7 +127,7 @@ const A: &str = "arrow_cast(a.ts, 'Int64')";
 const B: &str = "arrow_cast(b.ts, 'Int64')";
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 175, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn within_equals_the_batch_answer(case in case(), before in 0_i64..30, after in 0_i64..30) {
