@@ -34,7 +34,7 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::{Expression, Scope, compile_condition};
 use tidegate_engine::operator::{Input, Operator, OperatorPart, Port};
-use tidegate_engine::schema::{StreamSchema, rejects_schema, type_name};
+use tidegate_engine::schema::{StreamKind, StreamSchema, rejects_schema, type_name};
 use tidegate_engine::time::{micros, time_type};
 use tidegate_engine::topology::key::{Key, Kind as Value, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -44,9 +44,11 @@ use crate::in_order::{self, InOrder};
 use crate::part::{named_columns, only_input, require_time};
 use assigned::Assigned;
 use between::Between;
+pub(crate) use direct::Direct;
+pub(crate) use evaluated::Evaluated;
 use kinds::{Kind, WINDOW_KEYS};
 use operator::Window;
-use pane::Layout;
+pub(crate) use pane::{Layout, failed};
 use results::Results;
 use revisions::{FINAL, REVISION};
 use sliding::Sliding;
@@ -146,7 +148,10 @@ fn conditions(
 }
 
 /// An argument or a filter of an aggregate.
-fn compiled(expression: &Arc<dyn PhysicalExpr>, input: &Input) -> Result<Arc<dyn Expression>, OperatorError> {
+pub(crate) fn compiled(
+    expression: &Arc<dyn PhysicalExpr>,
+    input: &Input,
+) -> Result<Arc<dyn Expression>, OperatorError> {
     let compiled = CompiledExpression::new(Arc::clone(expression), Arc::clone(&input.stream.columns));
     Ok(Arc::new(compiled.map_err(pane::failed)?))
 }
@@ -200,7 +205,9 @@ fn parts(config: &NodeConfig, input: &Input) -> Result<Parts, ConfigError> {
         Kind::Panes(_) | Kind::Session(_) => -1,
         Kind::Count(_) | Kind::Sliding { .. } | Kind::State { .. } => 0,
     };
-    stream.revises = revises;
+    if revises {
+        stream.kind = StreamKind::Revises;
+    }
     let layout = Layout::new(keys.clone(), fields, compiled)
         .map_err(|error| Diagnostic::error("TG-X003", error.0).at(config.table.span_of("select")))?;
     Ok(Parts { kind, layout, keys, stream })
@@ -228,7 +235,7 @@ fn revised(config: &NodeConfig, kind: Kind, out: &mut Vec<Diagnostic>) -> Option
 }
 
 /// The key's columns, all of types that a window can group by.
-fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) -> Vec<usize> {
+pub(crate) fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) -> Vec<usize> {
     let keys = named_columns(config, "key", &input.stream, out);
     for field in keys.iter().filter_map(|index| input.stream.columns.fields().get(*index)) {
         if !is_key_type(field.data_type()) {
