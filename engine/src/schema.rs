@@ -80,6 +80,26 @@ impl StreamSchema {
 /// event time of its own.
 pub const RECEIVED_AT: &str = "received_at";
 
+/// Index of the port of a source that gives its rows by the time they came.
+pub(crate) const RECEIVED_PORT: usize = 2;
+/// Its name.
+pub(crate) const RECEIVED: &str = "received";
+
+/// The stream of the port; `None` where a column of the rows has the name of
+/// the time.
+pub(crate) fn received_stream(rows: &StreamSchema) -> Option<StreamSchema> {
+    if rows.time_name() == Some(RECEIVED_AT) {
+        return Some(rows.clone());
+    }
+    if rows.columns.column_with_name(RECEIVED_AT).is_some() {
+        return None;
+    }
+    let fields = rows.columns.fields().iter().map(|field| field.as_ref().clone());
+    let fields = fields.chain([Field::new(RECEIVED_AT, time_type(), false)]);
+    let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    Some(StreamSchema { columns, time: Some(rows.columns.fields().len()), time_shift_us: 0, kind: rows.kind })
+}
+
 /// The rows that leave by a port `rejects`: one per row that could not be used.
 ///
 /// Columns: `ts` (when it was rejected), `node`, `reason`, `position` (where

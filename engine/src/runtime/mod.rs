@@ -4,6 +4,7 @@
 //! [`watermark`]; the loops around them carry events and actions to and fro.
 
 pub mod align;
+pub mod alignment;
 mod allowed;
 mod anew;
 mod build;
@@ -19,6 +20,7 @@ pub mod ledger;
 mod leftover;
 mod outlets;
 mod parts;
+mod received;
 mod retry;
 mod segment;
 mod sink_driver;

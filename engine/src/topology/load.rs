@@ -9,7 +9,7 @@ use crate::catalog::{BuildOperator, Catalog, Row, find, names};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
 use crate::operator::{Input, OperatorPart};
-use crate::schema::{StreamSchema, rejects_schema};
+use crate::schema::{RECEIVED, StreamSchema, received_stream, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TablePart};
 use crate::topology::delivery;
@@ -205,7 +205,9 @@ impl Builder<'_> {
         });
         match built {
             Ok((part, unique)) => {
-                let ports = vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
+                let mut ports =
+                    vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
+                ports.extend(received_stream(&part.stream).map(|stream| (RECEIVED.into(), stream)));
                 self.streams.insert(node.name.clone(), ports);
                 let name = node.name.clone();
                 let fingerprint = self.of_source(node, row.keys);

@@ -110,7 +110,7 @@ pub(crate) fn run_on(
 ) -> Vec<Vec<String>> {
     let mut part = build_on(stream, text);
     let mut lines: Vec<Vec<String>> = part.ports.iter().map(|_| Vec::new()).collect();
-    let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None };
+    let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None, drift: None };
     let mut marks = Watermarks::new(&policy, None);
     let mut out = Output::default();
     let mut start = 0;
