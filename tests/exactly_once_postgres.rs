@@ -42,6 +42,26 @@ url   = "URL"
 table = "public.last"
 mode  = "upsert"
 key   = ["device"]
+
+[operator.count]
+type   = "aggregate"
+from   = "rows"
+key    = ["device"]
+select = ["count(*) AS n", "max(id) AS newest"]
+
+# A device goes and comes again with each of its rows.
+[operator.evens]
+type  = "filter"
+from  = "count"
+where = "n % 2 = 0"
+
+[sink.even]
+type  = "postgres"
+from  = "evens"
+url   = "URL"
+table = "even"
+mode  = "upsert"
+key   = ["device"]
 "#;
 
 /// Kills of the process; each third one comes while the server is dead.
@@ -91,6 +111,10 @@ fn every_row_is_there_once_after_kills_of_both_sides() {
     let last: Vec<_> = last.iter().map(|row| text(row).join(" ")).collect();
     let expected: Vec<_> = last_ids(rows).iter().map(|(device, id)| format!("{device} {id}")).collect();
     assert_eq!(last, expected);
+    let even = server.ask("SELECT device, n, newest FROM even ORDER BY device");
+    let of_rows = "SELECT device, count(*), max(id) FROM \"every row\" GROUP BY device HAVING count(*) % 2 = 0 ORDER BY device";
+    let of_rows = server.ask(of_rows);
+    assert_eq!(even, of_rows);
 }
 
 #[test]

@@ -33,6 +33,34 @@ path  = "out/out.db"
 table = "last"
 mode  = "upsert"
 key   = ["device"]
+
+[operator.count]
+type   = "aggregate"
+from   = "rows"
+key    = ["device"]
+select = ["count(*) AS n", "max(id) AS newest"]
+
+[sink.counts]
+type  = "sqlite"
+from  = "count"
+path  = "out/out.db"
+table = "counts"
+mode  = "upsert"
+key   = ["device"]
+
+# A device goes and comes again with each of its rows.
+[operator.evens]
+type  = "filter"
+from  = "count"
+where = "n % 2 = 0"
+
+[sink.even]
+type  = "sqlite"
+from  = "evens"
+path  = "out/out.db"
+table = "even"
+mode  = "upsert"
+key   = ["device"]
 "#;
 
 /// Kills; each comes at another moment of a life.
@@ -68,6 +96,16 @@ fn every_row_is_there_once_after_many_kills() {
     let mut query = database.prepare("SELECT device, id FROM last ORDER BY device").expect("a query");
     let last = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("rows");
     assert_eq!(last.collect::<Result<Vec<(String, i64)>, _>>().expect("rows"), last_ids(rows));
+    for (table, having) in [("counts", ""), ("even", "HAVING count(*) % 2 = 0")] {
+        let same = format!(
+            "SELECT (SELECT count(*) FROM {table}), (SELECT count(*) FROM {table} JOIN \
+             (SELECT device, count(*) AS n, max(id) AS newest FROM \"every row\" GROUP BY device {having}) AS expected \
+             USING (device, n, newest)), (SELECT count(*) FROM (SELECT 1 FROM \"every row\" GROUP BY device {having}))"
+        );
+        let counts = database.query_row(&same, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        let (there, equal, expected): (i64, i64, i64) = counts.expect("counts");
+        assert_eq!((there, equal), (expected, expected), "{table}");
+    }
     // The kills came while rows were on their way.
     delivered.dedup();
     assert!(delivered.len() > 5, "{delivered:?}");

@@ -13,6 +13,7 @@ mod json_template;
 mod kafka;
 mod modbus;
 mod mqtt;
+mod net_changes;
 mod number;
 mod objects;
 mod opcua;

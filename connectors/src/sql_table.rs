@@ -1,15 +1,18 @@
 //! What sinks to tables of databases share: their keys, the checks when a file
 //! is loaded, names in quotes, and values as text that any database reads.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tidegate_engine::changelog::CHANGE;
 use tidegate_engine::diagnostic::Diagnostic;
-use tidegate_engine::schema::type_name;
+use tidegate_engine::schema::{StreamSchema, type_name};
 use tidegate_engine::time::Time;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::NodeConfig;
 use tidegate_engine::topology::value::Text;
+
+use crate::net_changes::{Net, image_of, net};
 
 /// Keys of a sink to a table.
 pub(crate) const TABLE_KEYS: &[Key] = &[
@@ -35,8 +38,10 @@ pub(crate) struct SqlTable {
     /// Columns of an upsert's key; empty if rows are appended.
     pub(crate) key: Vec<String>,
     pub(crate) create: bool,
-    /// Columns of the stream.
+    /// Columns of the stream; of a changelog that is applied, those of its images.
     pub(crate) columns: SchemaRef,
+    /// Rows are changes to be applied, not rows to be kept.
+    pub(crate) applies: bool,
     /// Names the sink in the table of markers.
     pub(crate) sink: String,
 }
@@ -47,11 +52,13 @@ impl SqlTable {
     pub(crate) fn from_config(
         config: &NodeConfig,
         topology: &str,
-        columns: &SchemaRef,
+        stream: &StreamSchema,
         schemas: bool,
         problems: &mut Vec<Diagnostic>,
     ) -> SqlTable {
         let table = &config.table;
+        let applies = stream.change().is_some() && table.str("mode") == Some("upsert");
+        let columns = if applies { &image_of(&stream.columns) } else { &stream.columns };
         let full = table.str("table").unwrap_or_default();
         let (schema, name) = match full.split_once('.').filter(|_| schemas) {
             Some((schema, name)) => (Some(schema), name),
@@ -69,6 +76,7 @@ impl SqlTable {
             key: key(config, columns, problems),
             create: table.bool("create").unwrap_or(true),
             columns: columns.clone(),
+            applies,
             sink: format!("{topology}/{}", config.name),
         }
     }
@@ -101,6 +109,18 @@ impl SqlTable {
             parts.push(format!("PRIMARY KEY ({})", names(&self.key)));
         }
         format!("CREATE TABLE IF NOT EXISTS {} ({})", self.quoted(), parts.join(", "))
+    }
+
+    /// What is to be done with rows of the stream.
+    ///
+    /// # Errors
+    /// Changes of a key that cannot be compared.
+    pub(crate) fn changes(&self, rows: &RecordBatch) -> Result<Net, String> {
+        if self.applies && rows.column_by_name(CHANGE).is_some() {
+            net(rows, &self.key)
+        } else {
+            Ok(Net { given: rows.clone(), taken: None })
+        }
     }
 
     /// The end of an insert of these columns: what is done with a row whose key

@@ -21,8 +21,9 @@ use tidegate_engine::time::time_type;
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
+use crate::net_changes::Net;
 use crate::sink_log::{Remote, RemoteError, part};
-use crate::sql_table::{SqlTable, TABLE_KEYS, Texts, names};
+use crate::sql_table::{SqlTable, TABLE_KEYS, Texts, names, quote};
 
 const KEYS: &[Key] = &[required("path", Kind::Text, "the file, made if it is not there").outside()];
 
@@ -57,8 +58,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<SinkPart, ConfigError> {
     let mut problems = Vec::new();
-    let columns = &input.stream.columns;
-    let table = SqlTable::from_config(config, &context.topology, columns, false, &mut problems);
+    let table = SqlTable::from_config(config, &context.topology, &input.stream, false, &mut problems);
     let path = context.path(config.table.str("path").unwrap_or_default());
     if path.is_dir() || path.file_name().is_none() {
         let message = format!("`{}` is a folder and not a file", path.display());
@@ -128,7 +128,7 @@ impl Remote for Sqlite {
         let rows = rows.clone();
         self.step(move |connection, table| {
             connection.execute_batch("SAVEPOINT rows").map_err(lost)?;
-            match insert(connection, table, &rows) {
+            match apply(connection, table, &rows) {
                 Ok(()) => connection.execute_batch("RELEASE rows").map_err(lost),
                 Err(refused) => {
                     connection.execute_batch("ROLLBACK TO rows; RELEASE rows").map_err(lost)?;
@@ -188,6 +188,17 @@ fn marker(connection: &Connection, table: &SqlTable) -> Result<u64, RemoteError>
     u64::try_from(marker).map_err(|_| RemoteError::Fatal(format!("the marker is {marker}")))
 }
 
+/// Does with rows what they say: most are put in, changes may take out.
+fn apply(connection: &Connection, table: &SqlTable, rows: &RecordBatch) -> Result<(), RemoteError> {
+    let Net { given, taken } = table.changes(rows).map_err(RemoteError::Refused)?;
+    if let Some(keys) = taken {
+        let equal: Vec<String> = table.key.iter().map(|name| format!("{} IS ?", quote(name))).collect();
+        let statement = format!("DELETE FROM {} WHERE {}", table.quoted(), equal.join(" AND "));
+        each_row(connection, &statement, &keys)?;
+    }
+    insert(connection, table, &given)
+}
+
 fn insert(connection: &Connection, table: &SqlTable, rows: &RecordBatch) -> Result<(), RemoteError> {
     let schema = rows.schema();
     let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
@@ -198,7 +209,12 @@ fn insert(connection: &Connection, table: &SqlTable, rows: &RecordBatch) -> Resu
         names(&columns),
         table.on_conflict(&columns)
     );
-    let mut statement = connection.prepare_cached(&statement).map_err(lost)?;
+    each_row(connection, &statement, rows)
+}
+
+/// Runs a statement with the values of each row.
+fn each_row(connection: &Connection, statement: &str, rows: &RecordBatch) -> Result<(), RemoteError> {
+    let mut statement = connection.prepare_cached(statement).map_err(lost)?;
     let unprintable = |reason: String| RemoteError::Refused(reason);
     let arrays = rows.columns().iter().map(simplify).collect::<Result<Vec<_>, _>>().map_err(unprintable)?;
     let options = FormatOptions::default();
@@ -313,6 +329,7 @@ mod tests {
             key: Vec::new(),
             create: true,
             columns,
+            applies: false,
             sink: "test/out".into(),
         };
         Sqlite { path: folder.join("out.db"), table, connection: None }

@@ -1,10 +1,12 @@
 //! Tidegate's engine. It knows no protocol, no SQL and no file format.
 //!
-//! Read the nouns first ([`event`], [`time`], [`schema`], [`error`]), then the
-//! contracts ([`source`], [`operator`], [`sink`], [`task`]), then how a file
-//! becomes a plan ([`topology`]) and a plan runs ([`runtime`], [`flow`]).
+//! Read the nouns first ([`event`], [`time`], [`schema`], [`changelog`],
+//! [`error`]), then the contracts ([`source`], [`operator`], [`sink`],
+//! [`task`]), then how a file becomes a plan ([`topology`]) and a plan runs
+//! ([`runtime`], [`flow`]).
 
 pub mod catalog;
+pub mod changelog;
 pub mod codec;
 pub mod dead_letters;
 pub mod device_write;

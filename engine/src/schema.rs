@@ -19,9 +19,22 @@ pub struct StreamSchema {
     /// Microseconds to add to that column: event time of a window's result is
     /// its `window_end` less one, so that windows over windows nest exactly.
     pub time_shift_us: i64,
+    /// What a row means to those before it. Only readers that know of it may
+    /// read anything but rows that stand.
+    pub kind: StreamKind,
+}
+
+/// What the rows of a stream mean to those before them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Every row stands.
+    #[default]
+    Appends,
     /// A row may be replaced by a later one: a window's running results and
-    /// corrections. Only readers that know of it may read them.
-    pub revises: bool,
+    /// corrections.
+    Revises,
+    /// Rows say how results change (`changelog`).
+    Changelog,
 }
 
 impl StreamSchema {
@@ -31,7 +44,12 @@ impl StreamSchema {
     #[must_use]
     pub fn new(fields: Vec<Field>, time: Option<&str>) -> StreamSchema {
         let time = time.and_then(|name| fields.iter().position(|field| field.name() == name));
-        StreamSchema { columns: Arc::new(Schema::new(fields)), time, time_shift_us: 0, revises: false }
+        StreamSchema {
+            columns: Arc::new(Schema::new(fields)),
+            time,
+            time_shift_us: 0,
+            kind: StreamKind::Appends,
+        }
     }
 
     /// Event times of a batch in microseconds, and which of them are NULL.
@@ -61,6 +79,26 @@ impl StreamSchema {
 /// Name of the column that holds the time of receipt where a source names no
 /// event time of its own.
 pub const RECEIVED_AT: &str = "received_at";
+
+/// Index of the port of a source that gives its rows by the time they came.
+pub(crate) const RECEIVED_PORT: usize = 2;
+/// Its name.
+pub(crate) const RECEIVED: &str = "received";
+
+/// The stream of the port; `None` where a column of the rows has the name of
+/// the time.
+pub(crate) fn received_stream(rows: &StreamSchema) -> Option<StreamSchema> {
+    if rows.time_name() == Some(RECEIVED_AT) {
+        return Some(rows.clone());
+    }
+    if rows.columns.column_with_name(RECEIVED_AT).is_some() {
+        return None;
+    }
+    let fields = rows.columns.fields().iter().map(|field| field.as_ref().clone());
+    let fields = fields.chain([Field::new(RECEIVED_AT, time_type(), false)]);
+    let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    Some(StreamSchema { columns, time: Some(rows.columns.fields().len()), time_shift_us: 0, kind: rows.kind })
+}
 
 /// The rows that leave by a port `rejects`: one per row that could not be used.
 ///

@@ -178,6 +178,9 @@ pub struct WatermarkPolicy {
     /// Rows further ahead of the clock than this go to `rejects`; `None` for
     /// files, whose rows may be of any age.
     pub max_future: Option<std::time::Duration>,
+    /// While event time is further ahead than this of the slowest source of the
+    /// topology that gives rows, the source is not read; `None`: it is read.
+    pub drift: Option<std::time::Duration>,
 }
 
 impl Default for WatermarkPolicy {
@@ -187,6 +190,7 @@ impl Default for WatermarkPolicy {
             delay: std::time::Duration::ZERO,
             idle: std::time::Duration::from_secs(30),
             max_future: Some(std::time::Duration::from_secs(300)),
+            drift: None,
         }
     }
 }

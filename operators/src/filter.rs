@@ -8,12 +8,12 @@ use tidegate_engine::catalog::{BuildOperator, Row};
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::{Expression, Scope, compile_condition};
 use tidegate_engine::operator::{Input, MAIN_PORT, Operator, OperatorPart, Output, Port, Progress};
-use tidegate_engine::schema::{StreamSchema, rejects_schema};
+use tidegate_engine::schema::{StreamKind, StreamSchema, rejects_schema};
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::narrow::{narrow, reject_rows};
-use crate::part::only_input;
+use crate::part::{check_image, only_input_or};
 
 const KEYS: &[Key] = &[required("where", Kind::Expression, "rows for which this is true go on")];
 
@@ -32,9 +32,14 @@ where = "value > 50 AND quality = 'good'"
 const REJECTS_PORT: usize = 1;
 
 fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
-    let input = only_input(config, inputs)?;
+    let input = only_input_or(config, inputs, &[StreamKind::Changelog])?;
     let text = config.table.text("where").ok_or_else(ConfigError::default)?;
     let condition = compile_condition(context.expressions.as_ref(), text, &Scope::of(&input.stream.columns))?;
+    let mut problems = Vec::new();
+    check_image(config, "where", input, &condition.columns(), &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
     let operator = Filter { name: config.name.clone(), stream: input.stream.clone(), condition };
     let ports = vec![
         Port { name: String::new(), stream: input.stream.clone() },

@@ -3,9 +3,11 @@
 
 use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
 
+mod aggregate;
 mod alarm;
 mod anomaly;
 mod changed;
+mod changes;
 mod deadband;
 mod dedup;
 #[cfg(test)]
@@ -40,6 +42,7 @@ pub use tasks::TASKS;
 
 /// Every `[operator.x] type = …`.
 pub const OPERATORS: &[Row<BuildOperator>] = &[
+    aggregate::ROW,
     alarm::ROW,
     anomaly::ROW,
     changed::ROW,

@@ -5,40 +5,47 @@ use arrow::datatypes::Field;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::Input;
-use tidegate_engine::schema::{StreamSchema, type_name};
+use tidegate_engine::schema::{StreamKind, StreamSchema, type_name};
 use tidegate_engine::template::display;
 use tidegate_engine::topology::node::NodeConfig;
 
 /// The one input of an operator that takes one, whose rows stand.
 pub(crate) fn only_input<'a>(config: &NodeConfig, inputs: &'a [Input]) -> Result<&'a Input, ConfigError> {
-    let input = only_input_or_changes(config, inputs)?;
-    rows_that_stand(config, input)?;
-    Ok(input)
+    only_input_or(config, inputs, &[])
 }
 
-/// Refuses rows that later ones may replace.
+/// Refuses rows that later ones may replace or take back.
 pub(crate) fn rows_that_stand(config: &NodeConfig, input: &Input) -> Result<(), ConfigError> {
-    if !input.stream.revises {
+    rows_that_stand_or(config, input, &[])
+}
+
+fn rows_that_stand_or(config: &NodeConfig, input: &Input, others: &[StreamKind]) -> Result<(), ConfigError> {
+    let kind = input.stream.kind;
+    if kind == StreamKind::Appends || others.contains(&kind) {
         return Ok(());
     }
-    let message = format!(
-        "`{}` gives results again when they change, which `{}` cannot take back",
-        input.name, config.name
-    );
-    let diagnostic = Diagnostic::error("TG-T012", message).at(config.table.span_of("from"));
-    Err(diagnostic
-        .help("leave `early` and `allowed_lateness` out there, or read another window over the same rows")
-        .into())
+    let (reads, name) = (&input.name, &config.name);
+    let message = format!("`{reads}` gives results again when they change, which `{name}` cannot take back");
+    let help = match kind {
+        StreamKind::Changelog => {
+            "changes are read by `filter`, `project`, `union`, `aggregate`, a table `latest` and sinks; a `window` over the same rows gives results that stand"
+        }
+        StreamKind::Revises | StreamKind::Appends => {
+            "leave `early` and `allowed_lateness` out there, or read another window over the same rows"
+        }
+    };
+    Err(Diagnostic::error("TG-T012", message).at(config.table.span_of("from")).help(help).into())
 }
 
-/// The one input of an operator that takes one, also where its rows may be
-/// replaced by later ones.
-pub(crate) fn only_input_or_changes<'a>(
+/// The one input of an operator that takes one, which may also be of these
+/// kinds.
+pub(crate) fn only_input_or<'a>(
     config: &NodeConfig,
     inputs: &'a [Input],
+    others: &[StreamKind],
 ) -> Result<&'a Input, ConfigError> {
     match inputs {
-        [input] => Ok(input),
+        [input] => rows_that_stand_or(config, input, others).map(|()| input),
         others => {
             let kind = &config.kind.value;
             let message = format!("`{}` has {} inputs, but `{kind}` takes one", config.name, others.len());
@@ -46,6 +53,29 @@ pub(crate) fn only_input_or_changes<'a>(
             Err(diagnostic.help("join several streams with an operator of type `union` first").into())
         }
     }
+}
+
+/// Refuses to let what is read at `key` depend on when a change happened, or on
+/// which way it goes.
+pub(crate) fn check_image(
+    config: &NodeConfig,
+    key: &str,
+    input: &Input,
+    reads: &[usize],
+    out: &mut Vec<Diagnostic>,
+) {
+    let outside = input.stream.outside_of_image();
+    let Some(index) = reads.iter().find(|index| outside.contains(index)) else { return };
+    let name =
+        input.stream.columns.fields().get(*index).map(|field| field.name().as_str()).unwrap_or_default();
+    let message = format!(
+        "`{name}` says when and how `{}` changed: what depends on it could not be taken back",
+        input.name
+    );
+    let diagnostic = Diagnostic::error("TG-T012", message).at(config.table.span_of(key));
+    out.push(diagnostic.help(
+        "take a time from the rows themselves, e.g. `max(ts) AS last_seen`, where the results are made",
+    ));
 }
 
 /// The event-time column that an operator needs.

@@ -6,12 +6,13 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::{Scope, Selected};
 use tidegate_engine::operator::{Input, MAIN_PORT, Operator, OperatorPart, Output, Port, Progress};
-use tidegate_engine::schema::{StreamSchema, rejects_schema};
+use tidegate_engine::schema::{StreamKind, StreamSchema, rejects_schema};
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
+use tidegate_engine::topology::value::Text;
 
 use crate::narrow::{narrow, reject_rows};
-use crate::part::only_input_or_changes;
+use crate::part::{check_image, only_input_or};
 
 const KEYS: &[Key] = &[required(
     "select",
@@ -34,25 +35,40 @@ select = ["*", "value * 2 AS doubled"]
 const REJECTS_PORT: usize = 1;
 
 fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
-    let input = only_input_or_changes(config, inputs)?;
+    let input = only_input_or(config, inputs, &[StreamKind::Revises, StreamKind::Changelog])?;
     let scope = Scope::of(&input.stream.columns);
     let mut diagnostics = Vec::new();
     let mut columns: Vec<Selected> = Vec::new();
+    let mut add = |text: &Text, selected: Vec<Selected>, diagnostics: &mut Vec<Diagnostic>| {
+        for column in selected {
+            let name = column.field.name();
+            if columns.iter().any(|known| known.field.name() == name) {
+                let message = format!("two columns of `{}` are called `{name}`", config.name);
+                let diagnostic = Diagnostic::error("TG-T009", message).at(text.span.clone());
+                diagnostics.push(diagnostic.help("give one of them another name with AS"));
+            }
+            columns.push(column);
+        }
+    };
     for text in config.table.texts("select") {
         match context.expressions.compile_select(text, &scope) {
-            Ok(selected) => {
-                for column in selected {
-                    let name = column.field.name();
-                    if columns.iter().any(|known| known.field.name() == name) {
-                        let message = format!("two columns of `{}` are called `{name}`", config.name);
-                        let diagnostic = Diagnostic::error("TG-T009", message).at(text.span.clone());
-                        diagnostics.push(diagnostic.help("give one of them another name with AS"));
-                    }
-                    columns.push(column);
+            Ok(mut selected) => {
+                // They come behind the image, asked for or not.
+                selected.retain(|column| !is_outside_of_image(input, column));
+                for column in &selected {
+                    check_image(config, "select", input, &column.expression.columns(), &mut diagnostics);
                 }
+                add(text, selected, &mut diagnostics);
             }
             Err(diagnostic) => diagnostics.push(diagnostic),
         }
+    }
+    for index in input.stream.outside_of_image() {
+        let fields = input.stream.columns.fields();
+        let name = fields.get(index).map(|field| field.name().clone()).unwrap_or_default();
+        let span = config.table.span_of("select");
+        let text = Text { value: format!("\"{name}\""), span, starts_at: None };
+        add(&text, context.expressions.compile_select(&text, &scope)?, &mut diagnostics);
     }
     if columns.is_empty() && diagnostics.is_empty() {
         let message = format!("`select` of `{}` is empty", config.name);
@@ -68,7 +84,7 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         .map(|column| column.field.name().clone());
     let mut stream = StreamSchema::new(fields, time.as_deref());
     stream.time_shift_us = input.stream.time_shift_us;
-    stream.revises = input.stream.revises;
+    stream.kind = input.stream.kind;
     let ports = vec![
         Port { name: String::new(), stream: stream.clone() },
         Port { name: "rejects".into(), stream: rejects_schema() },
@@ -76,6 +92,14 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
     let operator =
         Project { name: config.name.clone(), input: input.stream.clone(), output: stream, columns };
     Ok(OperatorPart { operator: Box::new(operator), ports })
+}
+
+/// Whether it is the column `change` of a changelog, or its time, as it is.
+fn is_outside_of_image(input: &Input, column: &Selected) -> bool {
+    let index = column.expression.input_column();
+    let name = index.and_then(|index| input.stream.columns.fields().get(index)).map(|field| field.name());
+    index.is_some_and(|index| input.stream.outside_of_image().contains(&index))
+        && name == Some(column.field.name())
 }
 
 struct Project {

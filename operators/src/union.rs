@@ -7,7 +7,7 @@ use tidegate_engine::catalog::{BuildOperator, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::{Input, Operator, OperatorPart, Output, Port, Progress};
-use tidegate_engine::schema::{StreamSchema, type_name};
+use tidegate_engine::schema::{StreamKind, StreamSchema, type_name};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
@@ -38,7 +38,9 @@ fn build(
         }
         stream = widen(&stream, &other.stream);
     }
-    stream.revises = inputs.iter().any(|input| input.stream.revises);
+    if inputs.iter().any(|input| input.stream.kind == StreamKind::Revises) {
+        stream.kind = StreamKind::Revises;
+    }
     let ports = vec![Port { name: String::new(), stream: stream.clone() }];
     Ok(OperatorPart { operator: Box::new(Union { stream }), ports })
 }
@@ -54,6 +56,9 @@ fn difference(left: &StreamSchema, right: &StreamSchema) -> Option<String> {
             let (at, bt) = (type_name(a.data_type()), type_name(b.data_type()));
             return Some(format!("column `{}` ({at}) and column `{}` ({bt})", a.name(), b.name()));
         }
+    }
+    if (left.kind == StreamKind::Changelog) != (right.kind == StreamKind::Changelog) {
+        return Some("one gives changes, the other rows that stand".to_owned());
     }
     (left.time != right.time || left.time_shift_us != right.time_shift_us)
         .then(|| "their event time".to_owned())

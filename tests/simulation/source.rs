@@ -49,6 +49,7 @@ fn part(node: &NodeConfig, context: &BuildContext, kind: Kind) -> SourcePart {
         // In silence event time follows the clock: no recomputation knows of it.
         idle: Duration::from_secs(3_600 * 24 * 365),
         max_future: None,
+        drift: None,
     };
     SourcePart {
         source: Box::new(source),

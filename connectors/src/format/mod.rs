@@ -125,6 +125,11 @@ pub const WATERMARK_KEYS: &[Key] = &[
         Kind::Duration,
         "rows further ahead of the clock are rejected, default \"5m\"; files have no such limit",
     ),
+    optional(
+        "drift",
+        Kind::Duration,
+        "while its event time is further ahead than this of the slowest source that gives rows, this one is not read; without it nobody waits",
+    ),
 ];
 
 /// How a source's bytes become rows: format, columns, event time, policies.
@@ -324,6 +329,7 @@ pub fn watermark_policy(config: &NodeConfig) -> WatermarkPolicy {
         delay: read("delay", default.delay),
         idle: read("idle", default.idle),
         max_future: table.duration("max_future").or(default.max_future),
+        drift: table.duration("drift"),
     }
 }
 

@@ -56,8 +56,7 @@ table    = "public.readings"
 
 fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<SinkPart, ConfigError> {
     let mut problems = Vec::new();
-    let columns = &input.stream.columns;
-    let table = SqlTable::from_config(config, &context.topology, columns, true, &mut problems);
+    let table = SqlTable::from_config(config, &context.topology, &input.stream, true, &mut problems);
     let url = SecretRef::new(config.table.str("url").unwrap_or_default());
     let checked = if url.is_reference() {
         url.check().map_err(|reason| ("TG-C014", reason))

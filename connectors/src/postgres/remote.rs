@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 
 use super::server::{Server, with_cause};
 use super::text::{copy_text, last_of_each_key, type_of};
+use crate::net_changes::Net;
 use crate::sink_log::{Remote, RemoteError};
 use crate::sql_table::{SqlTable, names, quote};
 
@@ -100,9 +101,35 @@ impl Postgres {
         sink.as_mut().finish().await.map_err(|error| judge(&error)).map(drop)
     }
 
+    /// Puts rows in, in the place of those that are there; changes may take some out.
     async fn upsert(&self, rows: &RecordBatch) -> Result<(), RemoteError> {
-        let columns = columns_of(rows);
-        let values = last_of_each_key(rows, &self.table.key).map_err(RemoteError::Refused)?;
+        let Net { given, taken } = self.table.changes(rows).map_err(RemoteError::Refused)?;
+        if let Some(keys) = taken {
+            let (casts, unnest) = self.as_texts(&self.table.key)?;
+            let equal = self.table.key.iter().zip(&casts);
+            let equal: Vec<String> =
+                equal.map(|(name, cast)| format!("t.{} IS NOT DISTINCT FROM {cast}", quote(name))).collect();
+            let (table, equal) = (self.table.quoted(), equal.join(" AND "));
+            self.with_texts(&format!("DELETE FROM {table} AS t USING {unnest} WHERE {equal}"), &keys).await?;
+        }
+        if given.num_rows() == 0 {
+            return Ok(());
+        }
+        let columns = columns_of(&given);
+        let (casts, unnest) = self.as_texts(&columns)?;
+        let statement = format!(
+            "INSERT INTO {} ({}) SELECT {} FROM {unnest}{}",
+            self.table.quoted(),
+            names(&columns),
+            casts.join(", "),
+            self.table.on_conflict(&columns)
+        );
+        self.with_texts(&statement, &given).await
+    }
+
+    /// Columns of rows that come as arrays of texts: how each is cast, and the
+    /// rows themselves.
+    fn as_texts(&self, columns: &[String]) -> Result<(Vec<String>, String), RemoteError> {
         let (mut casts, mut places, mut aliases) = (Vec::new(), Vec::new(), Vec::new());
         for (index, column) in columns.iter().enumerate() {
             let Some(name) = self.types.get(column) else {
@@ -113,17 +140,14 @@ impl Postgres {
             places.push(format!("${}::text[]", index + 1));
             aliases.push(format!("c{index}"));
         }
-        let statement = format!(
-            "INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS u({}){}",
-            self.table.quoted(),
-            names(&columns),
-            casts.join(", "),
-            places.join(", "),
-            aliases.join(", "),
-            self.table.on_conflict(&columns)
-        );
+        Ok((casts, format!("unnest({}) AS u({})", places.join(", "), aliases.join(", "))))
+    }
+
+    /// Runs a statement over these rows, the last of each key.
+    async fn with_texts(&self, statement: &str, rows: &RecordBatch) -> Result<(), RemoteError> {
+        let values = last_of_each_key(rows, &self.table.key).map_err(RemoteError::Refused)?;
         let client = self.client()?;
-        let prepared = client.prepare(&statement).await.map_err(|error| judge(&error))?;
+        let prepared = client.prepare(statement).await.map_err(|error| judge(&error))?;
         let parameters: Vec<&(dyn ToSql + Sync)> =
             values.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
         client.execute(&prepared, &parameters).await.map_err(|error| judge(&error)).map(drop)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::alignment::Alignment;
 use super::checkpoint::{Checkpoint, OperatorState};
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
 use super::edits;
@@ -24,6 +25,7 @@ use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
 use crate::operator::Compaction;
 use crate::planted;
+use crate::schema::{RECEIVED, RECEIVED_PORT};
 use crate::sink::Sink;
 use crate::source::SourcePart;
 use crate::storage::log::LogLimits;
@@ -73,6 +75,8 @@ pub(super) fn build(
     let mut outsides = checkpoint.outsides.clone();
     outsides.extend(of_sources.chain(of_sinks).filter(|(_, text)| !text.is_empty()));
     let unread = unread_rejects(&plan);
+    let timed = plan.sources.iter().filter(|node| node.part.stream.time.is_some());
+    let alignment = Alignment::new(timed.map(|node| node.name.as_str()));
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
@@ -81,6 +85,7 @@ pub(super) fn build(
         epoch,
         begins,
         words: words_in,
+        alignment,
         readers: BTreeMap::new(),
         built: Built {
             tasks: JoinSet::new(),
@@ -163,6 +168,8 @@ struct Builder<'a> {
     epoch: u64,
     begins: u64,
     words: mpsc::Sender<FromPart>,
+    /// How far each source is.
+    alignment: Arc<Alignment>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
     built: Built,
@@ -361,17 +368,22 @@ impl Builder<'_> {
             let unique = std::mem::take(&mut node.unique);
             node.part = logged(node.part, &node.name, folder, unique, self.config);
         }
-        let (job, stats) = self.part(&node.name, "source", &["", "rejects"]);
+        let ports = self.ports(&node.name, RECEIVED_PORT + 1);
+        let is_read = ports.get(RECEIVED_PORT).is_some_and(|readers| !readers.is_empty());
+        let names: &[&str] = if is_read { &["", REJECTS, RECEIVED] } else { &["", REJECTS] };
+        let (job, stats) = self.part(&node.name, "source", names);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         self.built.sources.push(commands);
-        let outlets = Outlets { ports: self.ports(&node.name, 2), stats };
+        let outlets = Outlets { ports, stats };
         let restored = self.checkpoint.sources.remove(&node.name);
         let (position, watermark) = restored.unwrap_or_default();
         let wanted = node.part.replayable || node.part.source.remembers();
         let position = position.filter(|_| wanted && !planted!(PositionForgotten));
         let watermark = watermark.filter(|_| !planted!(WatermarkForgotten));
         let clock = Arc::clone(&self.config.clock);
-        let driver = SourceDriver::new(&node.part, outlets, job, receiver, clock, position, watermark);
+        let alignment = Arc::clone(&self.alignment);
+        let driver =
+            SourceDriver::new(&node.part, outlets, job, receiver, clock, (position, watermark), alignment);
         let name = node.name;
         self.built.tasks.spawn(async move {
             driver.run(node.part).await;

@@ -4,6 +4,7 @@
 //! [`watermark`]; the loops around them carry events and actions to and fro.
 
 pub mod align;
+pub mod alignment;
 mod allowed;
 mod anew;
 mod build;
@@ -20,6 +21,7 @@ mod leftover;
 mod outlets;
 mod parallel;
 mod parts;
+mod received;
 mod retry;
 mod segment;
 mod sink_driver;

@@ -9,9 +9,11 @@ use arrow::array::{Array, BooleanArray, RecordBatch, TimestampMicrosecondArray};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::alignment::{Alignment, Standing};
 use super::ledger::Report;
 use super::outlets::Outlets;
 use super::parts::{Command, JobLine, Word};
+use super::received::Received;
 use super::source_reader::{Desk, Reading, Transit, read};
 use super::watermark::Watermarks;
 use crate::codec::BadRow;
@@ -19,7 +21,7 @@ use crate::error::{OperatorError, RejectedRow};
 use crate::event::{Event, Watermark};
 use crate::planted;
 use crate::reject::{bad_row, rejects};
-use crate::schema::StreamSchema;
+use crate::schema::{RECEIVED_PORT, StreamSchema};
 use crate::source::{Committer, Position, Rows, Silence, SourcePart, WatermarkPolicy};
 use crate::time::{Clock, Time, micros};
 
@@ -31,6 +33,8 @@ const READINGS_MAX: usize = 1;
 
 /// How often silence is looked at, at least.
 const TICK_MAX: Duration = Duration::from_secs(1);
+/// The same where windows end by the clock.
+const RECEIVED_TICK: Duration = Duration::from_millis(100);
 
 pub(super) struct SourceDriver {
     pub(super) stream: StreamSchema,
@@ -48,8 +52,15 @@ pub(super) struct SourceDriver {
     started: Instant,
     /// Between `open` and a loss.
     opened: bool,
+    /// It has been open at least once.
+    begun: bool,
     silence: Option<Arc<dyn Silence>>,
     transit: Arc<Transit>,
+    /// Readers of the port `received`, if there are any.
+    received: Option<Received>,
+    /// Rows say when they came: a log has kept them.
+    logged: bool,
+    alignment: Arc<Alignment>,
 }
 
 /// Why a driver's loop ends.
@@ -72,10 +83,15 @@ impl SourceDriver {
         job: JobLine,
         commands: mpsc::Receiver<Command>,
         clock: Arc<dyn Clock>,
-        position: Option<Position>,
-        watermark: Option<Time>,
+        (position, watermark): (Option<Position>, Option<Time>),
+        alignment: Arc<Alignment>,
     ) -> SourceDriver {
+        let is_read = outlets.ports.get(RECEIVED_PORT).is_some_and(|readers| !readers.is_empty());
         SourceDriver {
+            received: if is_read { Received::new(&part.stream) } else { None },
+            logged: part.logged,
+            alignment,
+            begun: false,
             stream: part.stream.clone(),
             policy: part.watermark,
             commit_quickly: part.commit_quickly,
@@ -102,20 +118,25 @@ impl SourceDriver {
         let stats = Arc::clone(&self.outlets.stats);
         let desk = Desk { sender, transit: Arc::clone(&self.transit) };
         let reader = tokio::spawn(read(part.source, self.position.clone(), stats, desk, stopped));
-        let tick = (self.policy.idle / 4).clamp(Duration::from_millis(10), TICK_MAX);
+        let tick_max = if self.received.is_some() { RECEIVED_TICK } else { TICK_MAX };
+        let tick = (self.policy.idle / 4).clamp(Duration::from_millis(10), tick_max);
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What was promised before a restart still holds.
         if let Some(time) = self.watermarks.emitted() {
             self.send_watermark(Watermark::Time(time)).await.ok();
         }
+        let mut news = self.alignment.news();
         let stop = loop {
+            let is_ahead = self.is_ahead();
             let step = tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => self.on_command(command).await,
                 // Before the rows: one busy partition must not keep a silent one from being idle.
                 _ = ticks.tick() => self.on_tick().await,
-                reading = readings.recv() => match reading {
+                // Somebody else has come on: looked at anew.
+                _ = news.changed(), if is_ahead => Ok(()),
+                reading = readings.recv(), if !is_ahead => match reading {
                     Some(reading) => self.on_reading(reading).await,
                     None => Err(Stop::Failed("the source's task has died".into())),
                 },
@@ -123,7 +144,9 @@ impl SourceDriver {
             if let Err(stop) = step {
                 break stop;
             }
+            self.tell_standing();
         };
+        self.alignment.set(&self.job.part, Standing::Out);
         let ended = matches!(stop, Stop::End);
         self.finish(stop).await;
         // Acknowledge what the last epochs make durable, then let go.
@@ -162,6 +185,26 @@ impl SourceDriver {
             Stop::Closed => {}
             Stop::Failed(message) => self.job.say(Word::Failed(message)).await,
         }
+    }
+
+    /// Whether others are to come on before more rows are taken.
+    fn is_ahead(&self) -> bool {
+        let drift = self.policy.drift.filter(|_| self.stream.time.is_some());
+        drift.is_some_and(|drift| self.alignment.is_ahead(&self.job.part, micros(drift)))
+    }
+
+    fn tell_standing(&self) {
+        if self.stream.time.is_none() {
+            return;
+        }
+        // Whoever is about to open is waited for as long as whoever is silent.
+        let begins = !self.begun && self.started.elapsed() < self.policy.idle;
+        let standing = if (!self.opened && !begins) || self.watermarks.is_idle() {
+            Standing::Out
+        } else {
+            self.watermarks.emitted().map_or(Standing::Begins, Standing::At)
+        };
+        self.alignment.set(&self.job.part, standing);
     }
 
     async fn on_command(&mut self, command: Command) -> Result<(), Stop> {
@@ -214,7 +257,7 @@ impl SourceDriver {
             Reading::Opened { committer, silence } => {
                 self.committer = committer;
                 self.silence = silence;
-                self.opened = true;
+                (self.opened, self.begun) = (true, true);
                 Ok(())
             }
             Reading::Lost => {
@@ -258,11 +301,13 @@ impl SourceDriver {
             return Ok(());
         }
         if self.stream.time.is_none() {
+            self.send_received(&batch, now).await?;
             return self.outlets.send(0, Event::Batch(batch)).await.map_err(|_| Stop::Closed);
         }
         let failed = |error: OperatorError| Stop::Failed(error.0);
         let times = self.stream.times(&batch).map_err(failed)?;
         let (batch, times) = self.guard(batch, times, now).await?;
+        self.send_received(&batch, now).await?;
         let cuts = self.watermarks.observe(partition, times.values(), self.started.elapsed());
         let mut start = 0;
         for cut in cuts {
@@ -312,21 +357,50 @@ impl SourceDriver {
     }
 
     async fn on_tick(&mut self) -> Result<(), Stop> {
+        self.pass_time().await?;
         if self.stream.time.is_none() {
             return Ok(());
         }
-        let known_until = |partition: u32| {
-            // The source is asked first: its rows go into transit before it forgets them.
-            let known = match &self.silence {
-                _ if !self.opened => return None,
-                Some(silence) => silence.known_until(partition)?,
-                None => Instant::now(),
-            };
-            let on_their_way = self.transit.has(partition);
-            (!on_their_way).then(|| known.saturating_duration_since(self.started))
+        let (opened, silence, transit) = (self.opened, self.silence.as_ref(), &self.transit);
+        let silent_until = |partition| {
+            let known = known_until(opened, silence, transit, partition);
+            known.map(|known| known.saturating_duration_since(self.started))
         };
-        let watermarks = self.watermarks.on_time(known_until);
+        let watermarks = self.watermarks.on_time(silent_until);
         self.send_watermarks(watermarks).await
+    }
+
+    /// Sends rows by the time they came.
+    async fn send_received(&mut self, batch: &RecordBatch, at: Time) -> Result<(), Stop> {
+        let Some(received) = self.received.as_mut().filter(|_| batch.num_rows() > 0) else { return Ok(()) };
+        let (batch, at) = received.stamp(batch, at).map_err(|error| Stop::Failed(error.0))?;
+        let passed = received.pass(at);
+        self.outlets.send(RECEIVED_PORT, Event::Batch(batch)).await.map_err(|_| Stop::Closed)?;
+        self.tell_passed(passed).await
+    }
+
+    /// The clock goes on, and so does the time of receipt: rows that are still to
+    /// come are stamped later. Those of a log are stamped already.
+    async fn pass_time(&mut self) -> Result<(), Stop> {
+        if self.received.is_none() {
+            return Ok(());
+        }
+        let silent_for = if self.logged {
+            let known = known_until(self.opened, self.silence.as_ref(), &self.transit, 0);
+            let Some(known) = known else { return Ok(()) };
+            known.elapsed()
+        } else {
+            Duration::ZERO
+        };
+        let to = Time(self.clock.now().0.saturating_sub(micros(silent_for)));
+        let passed = self.received.as_mut().and_then(|received| received.pass(to));
+        self.tell_passed(passed).await
+    }
+
+    async fn tell_passed(&mut self, passed: Option<Time>) -> Result<(), Stop> {
+        let Some(time) = passed else { return Ok(()) };
+        let event = Event::Watermark(Watermark::Time(time));
+        self.outlets.send(RECEIVED_PORT, event).await.map_err(|_| Stop::Closed)
     }
 
     async fn send_watermarks(&mut self, watermarks: Vec<Watermark>) -> Result<(), Stop> {
@@ -340,6 +414,26 @@ impl SourceDriver {
         if let Watermark::Time(time) = watermark {
             self.outlets.stats.watermark(time);
         }
-        self.outlets.broadcast(&Event::Watermark(watermark)).await.map_err(|_| Stop::Closed)
+        // The port `received` has a time of its own.
+        for port in [0, REJECTS_PORT] {
+            self.outlets.send(port, Event::Watermark(watermark)).await.map_err(|_| Stop::Closed)?;
+        }
+        Ok(())
     }
+}
+
+/// Until when it is certain that no row of this partition is to come.
+fn known_until(
+    opened: bool,
+    silence: Option<&Arc<dyn Silence>>,
+    transit: &Transit,
+    partition: u32,
+) -> Option<Instant> {
+    // The source is asked first: its rows go into transit before it forgets them.
+    let known = match silence {
+        _ if !opened => return None,
+        Some(silence) => silence.known_until(partition)?,
+        None => Instant::now(),
+    };
+    (!transit.has(partition)).then_some(known)
 }

@@ -178,6 +178,12 @@ impl Watermarks {
         self.emitted
     }
 
+    /// Whether all partitions are silent.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.idle_told
+    }
+
     fn raise(&mut self, to_us: i64) -> Vec<Watermark> {
         let higher = to_us != i64::MAX && self.emitted.map_or(i64::MIN, |time| time.0) < to_us;
         if !higher {
@@ -236,6 +242,7 @@ mod tests {
             delay: Duration::from_secs(delay_s),
             idle: Duration::from_secs(idle_s),
             max_future: None,
+            drift: None,
         }
     }
 

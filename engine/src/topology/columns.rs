@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{OperatorNode, Plan, PortRef};
-use crate::schema::StreamSchema;
+use crate::schema::{RECEIVED_PORT, StreamSchema};
 
 /// Columns of a stream that are read, by index; `None`: all.
 type Wanted = Option<BTreeSet<usize>>;
@@ -33,7 +33,10 @@ impl Plan {
         for source in self.sources.iter_mut().filter(|source| !source.part.logged) {
             let port = |port| wanted.get(&PortRef { node: source.name.clone(), port });
             // A reject shows its row, so whoever reads rejects reads every column.
-            let (Some(Some(columns)), None) = (port(0), port(1)) else { continue };
+            let (Some(main), None) = (port(0).or(port(RECEIVED_PORT)), port(1)) else { continue };
+            // What is known of when a row came is not in the source.
+            let received = port(RECEIVED_PORT).cloned().unwrap_or_else(|| Some(BTreeSet::new()));
+            let Some(columns) = both(main.clone(), received) else { continue };
             let fields = source.part.stream.columns.fields().iter().enumerate();
             let kept = fields.filter(|(index, _)| columns.contains(index));
             let names: Vec<&str> = kept.map(|(_, field)| field.name().as_str()).collect();

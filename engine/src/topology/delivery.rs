@@ -1,5 +1,6 @@
 //! What every sink's file may say about a peer that is away: a queue on disk
-//! in front of it, and how it is tried again.
+//! in front of it, and how it is tried again; and which sinks take results that
+//! change.
 
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use super::key::{Key, Kind, optional};
 use super::node::NodeConfig;
 use super::value::Table;
 use crate::diagnostic::Diagnostic;
-use crate::sink::Delivery;
+use crate::operator::Input;
+use crate::schema::StreamKind;
+use crate::sink::{Delivery, SinkPart};
 
 /// Keys of `queue`.
 pub const QUEUE_KEYS: &[Key] = &[
@@ -157,4 +160,24 @@ fn when_full(table: &Table) -> WhenFull {
         Some("drop_newest") => WhenFull::DropNewest,
         Some(_) | None => WhenFull::Block,
     }
+}
+
+/// Whether rows of this kind may come.
+pub(super) fn accepts(node: &NodeConfig, part: &SinkPart, kind: StreamKind) -> bool {
+    kind == StreamKind::Appends || part.sink.upserts() || node.table.bool("accept_changes") == Some(true)
+}
+
+/// A sink that keeps every row reads results that change.
+pub(super) fn keeps_them_all(node: &NodeConfig, input: &Input) -> Diagnostic {
+    let columns = match input.stream.kind {
+        StreamKind::Changelog => "the column `change` says what each row is",
+        StreamKind::Revises | StreamKind::Appends => "the columns `revision` and `final` tell results apart",
+    };
+    let message = format!(
+        "`{}` gives results again when they change, and `{}` would keep them all",
+        input.name, node.name
+    );
+    Diagnostic::error("TG-T012", message)
+        .at(node.table.span_of("from"))
+        .help(format!("use a sink that replaces rows by key, or say `accept_changes = true`: {columns}"))
 }

@@ -9,8 +9,7 @@ use crate::catalog::{BuildOperator, Catalog, Row, find};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
 use crate::operator::{Input, OperatorPart};
-use crate::schema::{StreamSchema, rejects_schema};
-use crate::sink::SinkPart;
+use crate::schema::{RECEIVED, StreamSchema, received_stream, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TablePart};
 use crate::topology::check::{check_node, own_and};
@@ -170,7 +169,9 @@ impl Builder<'_> {
         });
         match built {
             Ok((part, unique)) => {
-                let ports = vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
+                let mut ports =
+                    vec![(String::new(), part.stream.clone()), ("rejects".into(), rejects_schema())];
+                ports.extend(received_stream(&part.stream).map(|stream| (RECEIVED.into(), stream)));
                 self.streams.insert(node.name.clone(), ports);
                 let name = node.name.clone();
                 let fingerprint = self.of_source(node, row.keys);
@@ -309,15 +310,8 @@ impl Builder<'_> {
         };
         let Some((input, port)) = joined else { return };
         match (row.build)(node, self.context, &input) {
-            Ok(part) if input.stream.revises && !accepts_changes(node, &part) => {
-                let message = format!(
-                    "`{}` gives results again when they change, and `{}` would keep them all",
-                    input.name, node.name
-                );
-                let diagnostic = Diagnostic::error("TG-T012", message).at(node.table.span_of("from"));
-                self.diagnostics.push(diagnostic.help(
-                    "use a sink that replaces rows by key, or say `accept_changes = true`: the columns `revision` and `final` tell results apart",
-                ));
+            Ok(part) if !delivery::accepts(node, &part, input.stream.kind) => {
+                self.diagnostics.push(delivery::keeps_them_all(node, &input));
             }
             Ok(part) => match delivery::queue(node, part.sink.delivery(), self.context.once) {
                 Ok(queue) => {
@@ -403,11 +397,6 @@ impl Builder<'_> {
             }
         }
     }
-}
-
-/// Whether results may come several times.
-fn accepts_changes(node: &NodeConfig, part: &SinkPart) -> bool {
-    part.sink.upserts() || node.table.bool("accept_changes") == Some(true)
 }
 
 /// Name of the source behind a trigger by the clock.

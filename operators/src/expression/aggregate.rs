@@ -25,6 +25,8 @@ pub(crate) struct AggregateColumn {
     function: Arc<AggregateFunctionExpr>,
     /// What the function is fed.
     pub(crate) arguments: Vec<Arc<dyn PhysicalExpr>>,
+    /// Their types.
+    pub(crate) argument_types: Vec<DataType>,
     /// `FILTER (WHERE …)`.
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
     /// Set if it is a function of one argument, neither distinct nor ordered.
@@ -203,7 +205,10 @@ impl Compiler<'_> {
             }),
             _ => None,
         };
-        let column = AggregateColumn { function, arguments, filter: lowered.filter, plain };
+        let types: datafusion::error::Result<Vec<DataType>> =
+            arguments.iter().map(|argument| argument.data_type(self.input)).collect();
+        let (argument_types, filter) = (types?, lowered.filter);
+        let column = AggregateColumn { function, arguments, argument_types, filter, plain };
         column.accumulator()?;
         self.aggregates.push(column);
         self.found.push(node);

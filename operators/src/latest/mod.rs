@@ -10,16 +10,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
+use arrow::compute::filter_record_batch;
 use tidegate_engine::catalog::{BuildTable, Row};
+use tidegate_engine::changelog::gives;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::{Compaction, Input, Operator, Output, Progress};
-use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::schema::{StreamKind, StreamSchema};
 use tidegate_engine::table::{ReferenceTable, TablePart};
 use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::part::{named_columns, only_input_or_changes, require_time};
+use crate::part::{named_columns, only_input_or, require_time};
 use rows::{LastRows, together};
 
 const KEYS: &[Key] = &[
@@ -44,7 +46,7 @@ key  = ["device"]
 const KEYS_WHOLE_MAX: usize = 50_000;
 
 fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Result<TablePart, ConfigError> {
-    let input = only_input_or_changes(config, inputs)?;
+    let input = only_input_or(config, inputs, &[StreamKind::Revises, StreamKind::Changelog])?;
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
     let key = named_columns(config, "key", &input.stream, &mut diagnostics);
@@ -83,8 +85,17 @@ impl fmt::Debug for Latest {
 
 impl ReferenceTable for Latest {
     fn rows(&self) -> Result<Vec<RecordBatch>, String> {
-        let now = self.lock().now();
-        now.collect::<Result<_, _>>().map_err(|error| error.0)
+        let (now, change) = {
+            let rows = self.lock();
+            (rows.now(), rows.change())
+        };
+        let given = now.map(|rows| {
+            let rows = rows?;
+            // What was taken back last stays, so that nothing older comes up again, and is not shown.
+            let Some(change) = change else { return Ok(rows) };
+            Ok(filter_record_batch(&rows, &gives(&rows, change)?)?)
+        });
+        given.collect::<Result<_, OperatorError>>().map_err(|error| error.0)
     }
 }
 

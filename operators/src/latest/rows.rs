@@ -80,6 +80,11 @@ impl LastRows {
         self.places.len()
     }
 
+    /// The column that says what a row is, if the stream is a changelog.
+    pub(super) fn change(&self) -> Option<usize> {
+        self.stream.change()
+    }
+
     /// Keeps the rows that are the last of their keys: the latest event time,
     /// and of equal ones the row that came last.
     pub(super) fn keep(&mut self, batch: &RecordBatch) -> Result<(), OperatorError> {

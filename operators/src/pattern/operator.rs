@@ -12,7 +12,7 @@ use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef, UInt32Type};
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::expression::Selected;
 use tidegate_engine::operator::Output;
-use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::schema::{StreamKind, StreamSchema};
 
 use super::machine::{Partial, Spec, State};
 use crate::in_order::{Ordered, PerKey, REJECTS_PORT, Rows, Share, shape};
@@ -160,7 +160,8 @@ impl Pattern {
         let bad = narrow(&all, &mut select, &mut |rows| out.emit(rows));
         if !bad.is_empty() {
             let time = Some(count + 1);
-            let stream = StreamSchema { columns: all.schema(), time, time_shift_us: 0, revises: false };
+            let stream =
+                StreamSchema { columns: all.schema(), time, time_shift_us: 0, kind: StreamKind::Appends };
             out.emit_to(REJECTS_PORT, reject_rows(&self.name, &stream, &all, bad)?);
         }
         Ok(())

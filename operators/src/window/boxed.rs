@@ -137,6 +137,15 @@ impl Direct for Boxed {
         self.groups.len() * ACCUMULATOR_BYTES
     }
 
+    /// An accumulator may give its state away with its result, so copies are asked.
+    fn results(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
+        let states = self.read(groups)?;
+        let mut copies = Boxed::new(self.aggregate.clone())?;
+        let all: Vec<usize> = (0..groups.len()).collect();
+        copies.merge(&states, &all, all.len())?;
+        copies.finish(&all)
+    }
+
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
         let all: Vec<usize> = (0..self.groups.len()).collect();
         let states = self.read(&all);

@@ -19,7 +19,7 @@ use tidegate_engine::error::OperatorError;
 use crate::expression::Plain;
 
 /// The state of one aggregate in every group.
-pub(super) trait Direct: Send {
+pub(crate) trait Direct: Send {
     /// Adds the arguments of each row to its group.
     fn update(
         &mut self,
@@ -55,6 +55,11 @@ pub(super) trait Direct: Send {
 
     /// Memory of all groups, about.
     fn bytes(&self) -> usize;
+
+    /// The results of these groups, which keep what they have.
+    fn results(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
+        self.finish(groups)
+    }
 
     /// The states of all groups; empty afterwards.
     fn take(&mut self) -> Result<Vec<ArrayRef>, OperatorError>;

@@ -12,8 +12,8 @@ use tidegate_engine::error::OperatorError;
 use super::pane::{Layout, failed, too_few};
 
 /// The values of a batch that accumulators are fed with, evaluated once.
-pub(super) struct Evaluated {
-    pub(super) keys: Vec<ArrayRef>,
+pub(crate) struct Evaluated {
+    pub(crate) keys: Vec<ArrayRef>,
     arguments: Vec<Vec<ArrayRef>>,
     filters: Vec<Option<BooleanArray>>,
 }
@@ -25,7 +25,7 @@ pub(super) fn is_computed(expression: &Arc<dyn PhysicalExpr>) -> bool {
 
 impl Evaluated {
     /// Takes from `values` what was computed when the rows came.
-    pub(super) fn with(
+    pub(crate) fn with(
         layout: &Layout,
         batch: &RecordBatch,
         values: &[ArrayRef],
@@ -88,7 +88,7 @@ impl Evaluated {
     }
 
     /// Arguments and filter of each aggregate.
-    pub(super) fn inputs(&self) -> impl Iterator<Item = (&[ArrayRef], Option<&BooleanArray>)> {
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (&[ArrayRef], Option<&BooleanArray>)> {
         self.arguments.iter().map(Vec::as_slice).zip(self.filters.iter().map(Option::as_ref))
     }
 
@@ -107,7 +107,7 @@ impl Evaluated {
     }
 
     /// The same for these rows only.
-    pub(super) fn take(&self, rows: &UInt32Array) -> Result<Evaluated, OperatorError> {
+    pub(crate) fn take(&self, rows: &UInt32Array) -> Result<Evaluated, OperatorError> {
         let take = |values: &Vec<ArrayRef>| -> Result<Vec<ArrayRef>, OperatorError> {
             values.iter().map(|values| Ok(arrow::compute::take(values, rows, None)?)).collect()
         };

@@ -35,7 +35,7 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::{Expression, Scope, compile_condition};
 use tidegate_engine::operator::{Input, Operator, OperatorPart, Port};
-use tidegate_engine::schema::{StreamSchema, rejects_schema, type_name};
+use tidegate_engine::schema::{RECEIVED_AT, StreamKind, StreamSchema, rejects_schema, type_name};
 use tidegate_engine::time::{micros, time_type};
 use tidegate_engine::topology::key::{Key, Kind as Value, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -45,9 +45,11 @@ use crate::in_order::{self, InOrder};
 use crate::part::{named_columns, only_input, require_time};
 use assigned::Assigned;
 use between::Between;
+pub(crate) use direct::Direct;
+pub(crate) use evaluated::Evaluated;
 use kinds::{Kind, WINDOW_KEYS};
 use operator::Window;
-use pane::Layout;
+pub(crate) use pane::{Layout, failed};
 use results::Results;
 use revisions::{FINAL, REVISION};
 use sliding::Sliding;
@@ -60,6 +62,12 @@ const KEYS: &[Key] = &[
         Value::List(&Value::Expression),
         "aggregates, e.g. `avg(pressure) AS mean`; beside SQL's own also first, last, delta, rate, time_weighted_avg and mode",
     ),
+    optional(
+        "time",
+        Value::Word(&["event", "processing"]),
+        "processing: windows of the time at which rows came, of a stream whose time that is, such as the port `received` of a source; \"event\" if left out",
+    )
+    .aside(),
     optional(
         "early",
         Value::Duration,
@@ -147,7 +155,10 @@ fn conditions(
 }
 
 /// An argument or a filter of an aggregate.
-fn compiled(expression: &Arc<dyn PhysicalExpr>, input: &Input) -> Result<Arc<dyn Expression>, OperatorError> {
+pub(crate) fn compiled(
+    expression: &Arc<dyn PhysicalExpr>,
+    input: &Input,
+) -> Result<Arc<dyn Expression>, OperatorError> {
     let compiled = CompiledExpression::new(Arc::clone(expression), Arc::clone(&input.stream.columns));
     Ok(Arc::new(compiled.map_err(pane::failed)?))
 }
@@ -164,6 +175,7 @@ struct Parts {
 fn parts(config: &NodeConfig, input: &Input) -> Result<Parts, ConfigError> {
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
+    check_time(config, input, &mut diagnostics);
     let keys = key_columns(config, input, &mut diagnostics);
     let kind = config.table.table("window").map(|table| kinds::read(table, &mut diagnostics));
     let kind = kind.flatten().and_then(|kind| revised(config, kind, &mut diagnostics));
@@ -201,10 +213,22 @@ fn parts(config: &NodeConfig, input: &Input) -> Result<Parts, ConfigError> {
         Kind::Panes(_) | Kind::Session(_) => -1,
         Kind::Count(_) | Kind::Sliding { .. } | Kind::State { .. } => 0,
     };
-    stream.revises = revises;
+    if revises {
+        stream.kind = StreamKind::Revises;
+    }
     let layout = Layout::new(keys.clone(), fields, compiled)
         .map_err(|error| Diagnostic::error("TG-X003", error.0).at(config.table.span_of("select")))?;
     Ok(Parts { kind, layout, keys, stream })
+}
+
+/// Windows of processing time need rows that come by it: no operator has a clock.
+fn check_time(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) {
+    if config.table.str("time") != Some("processing") || input.stream.time_name() == Some(RECEIVED_AT) {
+        return;
+    }
+    let message = format!("the time of `{}` is not the time at which rows came", input.name);
+    let diagnostic = Diagnostic::error("TG-T007", message).at(config.table.span_of("time"));
+    out.push(diagnostic.help("read the port `received` of the source, e.g. from = \"rows.received\""));
 }
 
 /// The windows, given before their end and after it as the node says.
@@ -229,7 +253,7 @@ fn revised(config: &NodeConfig, kind: Kind, out: &mut Vec<Diagnostic>) -> Option
 }
 
 /// The key's columns, all of types that a window can group by.
-fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) -> Vec<usize> {
+pub(crate) fn key_columns(config: &NodeConfig, input: &Input, out: &mut Vec<Diagnostic>) -> Vec<usize> {
     let keys = named_columns(config, "key", &input.stream, out);
     for field in keys.iter().filter_map(|index| input.stream.columns.fields().get(*index)) {
         if !is_key_type(field.data_type()) {

@@ -21,22 +21,22 @@ use super::evaluated::{Evaluated, is_computed};
 use crate::expression::{AggregateColumn, AggregateSelect, columns};
 
 /// What every pane of a window operator has in common.
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Whether all states can be read and set in place.
     pub(super) is_direct: bool,
-    pub(super) keys: Vec<usize>,
+    pub(crate) keys: Vec<usize>,
     key_schema: SchemaRef,
-    pub(super) aggregates: Vec<AggregateColumn>,
+    pub(crate) aggregates: Vec<AggregateColumn>,
     /// Columns of each aggregate's state.
     state_fields: Vec<Vec<FieldRef>>,
     /// Output columns over (keys…, aggregates…).
-    pub(super) columns: Vec<Selected>,
+    pub(crate) columns: Vec<Selected>,
     /// Keys, then aggregates.
-    pub(super) result_schema: SchemaRef,
+    pub(crate) result_schema: SchemaRef,
 }
 
 impl Layout {
-    pub(super) fn new(
+    pub(crate) fn new(
         keys: Vec<usize>,
         fields: Vec<FieldRef>,
         select: AggregateSelect,
@@ -58,7 +58,7 @@ impl Layout {
     }
 
     /// Empty states of all aggregates that can be read in place.
-    pub(super) fn direct_states(&self) -> Result<Vec<Box<dyn Direct>>, OperatorError> {
+    pub(crate) fn direct_states(&self) -> Result<Vec<Box<dyn Direct>>, OperatorError> {
         let state = |aggregate: &AggregateColumn| match aggregate.plain.as_ref().and_then(direct) {
             Some(direct) => Ok(direct),
             None => Ok(Box::new(Boxed::new(aggregate.clone())?) as Box<dyn Direct>),
@@ -66,7 +66,7 @@ impl Layout {
         self.aggregates.iter().map(state).collect()
     }
 
-    pub(super) fn key_fields(&self) -> &[FieldRef] {
+    pub(crate) fn key_fields(&self) -> &[FieldRef] {
         self.key_schema.fields()
     }
 
@@ -81,12 +81,12 @@ impl Layout {
     }
 
     /// Those that have to be computed, and may fail on a row.
-    pub(super) fn computed(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+    pub(crate) fn computed(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
         self.inputs().filter(|input| is_computed(input))
     }
 
     /// Columns of the input that keys, arguments and filters read.
-    pub(super) fn reads(&self) -> Vec<usize> {
+    pub(crate) fn reads(&self) -> Vec<usize> {
         self.keys.iter().copied().chain(self.inputs().flat_map(columns)).collect()
     }
 
@@ -344,6 +344,6 @@ pub(super) fn too_few() -> OperatorError {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "handed to map_err")]
-pub(super) fn failed(error: DataFusionError) -> OperatorError {
+pub(crate) fn failed(error: DataFusionError) -> OperatorError {
     OperatorError::new(error.strip_backtrace())
 }

@@ -146,7 +146,7 @@ fn run_part(
     let mut lives = 0;
     let mut part = build(lives);
     let mut lines: Vec<Vec<String>> = part.ports.iter().map(|_| Vec::new()).collect();
-    let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None };
+    let policy = WatermarkPolicy { delay: manner.delay, idle: Duration::MAX, max_future: None, drift: None };
     let mut marks = Watermarks::new(&policy, None);
     let mut out = Output::default();
     let mut start = 0;

@@ -8,7 +8,7 @@ use super::handle::Shared;
 use crate::flow::journal::OpenRun;
 use crate::flow::rows::from_bytes;
 use crate::flow::spec::Flow;
-use crate::schema::StreamSchema;
+use crate::schema::{StreamKind, StreamSchema};
 use crate::task::Mode;
 
 /// Former flows that have been built, by name and revision.
@@ -39,7 +39,7 @@ pub(super) fn flow_of(shared: &Shared, run: &OpenRun) -> Result<Arc<Flow>, Strin
         columns: rows.schema(),
         time: None,
         time_shift_us: 0,
-        revises: false,
+        kind: StreamKind::Appends,
     });
     let flow = shared.flows.workshop.former(&text, &run.flow, &run.revision, trigger);
     let mut flow = flow.map_err(|reason| format!("{changed} and cannot be built as it was: {reason}"))?;

@@ -13,7 +13,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use tidegate_engine::catalog::{BuildTask, Row};
 use tidegate_engine::error::{ConfigError, TaskError};
-use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::schema::{StreamKind, StreamSchema};
 use tidegate_engine::table::ReferenceTable;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
 use tidegate_engine::topology::key::{Key, Kind, required};
@@ -64,7 +64,8 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
     let planned = query::plan(query.clone(), empty).map_err(|error| locate_in_query(&error, text, &names))?;
     // What the query does not name is neither read nor handed over.
     inputs.retain(|(name, _, _)| planned.reads.contains(name));
-    let result = StreamSchema { columns: planned.columns, time: None, time_shift_us: 0, revises: false };
+    let result =
+        StreamSchema { columns: planned.columns, time: None, time_shift_us: 0, kind: StreamKind::Appends };
     Ok(TaskPart { task: Box::new(Sql { query, inputs }), result })
 }
 

@@ -1,30 +1,40 @@
-//! `dedup`: of rows with equal keys, one goes on within a time. Which one does
-//! not depend on how they came: the first in event time.
+//! `dedup`: of rows with equal keys, one goes on. Which one does not depend on
+//! how they came: the first within a time, or the last, which is told again when
+//! a later one comes.
+
+mod last;
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Field, Int64Type};
 use tidegate_engine::catalog::{BuildOperator, Row};
+use tidegate_engine::changelog::changelog_of;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::operator::{Input, OperatorPart, Output, Port};
 use tidegate_engine::time::micros;
-use tidegate_engine::topology::key::{Key, Kind, required};
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use crate::in_order::{InOrder, Ordered, PerKey, Rows, key_columns, places, ports, shape};
-use crate::part::{only_input, require_time};
+use crate::in_order::{InOrder, Ordered, PerKey, Rows, check_kept, key_columns, places, ports, shape};
+use crate::part::{check_names, only_input, require_time};
+use last::Last;
 
 const KEYS: &[Key] = &[
     required("key", Kind::List(&Kind::Text), "columns; rows equal in all of them are duplicates, also where they are NULL"),
     required(
         "ttl",
         Kind::Duration,
-        "a row is a duplicate for this long after the last row of its key that went on, by event time; one that is further behind the watermark leaves by the port `late`",
+        "a row is a duplicate for this long after the last row of its key that went on, by event time; one that is further behind the watermark leaves by the port `late`; with keep = \"last\" a key without rows for this long is forgotten, and its last row stands",
     )
     .aside(),
+    optional(
+        "keep",
+        Kind::Word(&["first", "last"]),
+        "first: the first row goes on; last: each later row takes the place of the one before, with the columns `changed_at` and `change`: +I (new), -U and +U (was and is); \"first\" if left out",
+    ),
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
@@ -64,10 +74,38 @@ fn build(
         return Err(ConfigError(diagnostics));
     }
     let stream = &input.stream;
+    if config.table.str("keep") == Some("last") {
+        return last(config, input, keys, ttl_us);
+    }
     // Rows come up to `ttl` behind the watermark, to keys that are up to `ttl` older.
     let operator = InOrder::new(config, input, keys, Dedup { ttl_us, passed: PerKey::default() })?
         .with_forget(ttl_us.saturating_mul(2));
     let mut ports = ports(stream.clone(), stream);
+    ports.push(Port { name: "duplicates".into(), stream: stream.clone() });
+    Ok(OperatorPart { operator: Box::new(operator), ports })
+}
+
+fn last(
+    config: &NodeConfig,
+    input: &Input,
+    keys: Vec<usize>,
+    ttl_us: i64,
+) -> Result<OperatorPart, ConfigError> {
+    let mut diagnostics = Vec::new();
+    let stream = &input.stream;
+    let all: Vec<usize> = (0..stream.columns.fields().len()).collect();
+    check_kept(config, "from", input, &all, &mut diagnostics);
+    let output = changelog_of(stream.columns.fields().iter().map(|field| field.as_ref().clone()).collect());
+    let named: Vec<Field> = output.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    check_names(config, "from", &named, &mut diagnostics);
+    if !diagnostics.is_empty() {
+        return Err(ConfigError(diagnostics));
+    }
+    let core = Last::new(stream, output.clone());
+    let core =
+        core.map_err(|error| Diagnostic::error("TG-X003", error.0).at(config.table.span_of("from")))?;
+    let operator = InOrder::new(config, input, keys, core)?.with_forget(ttl_us);
+    let mut ports = ports(output, stream);
     ports.push(Port { name: "duplicates".into(), stream: stream.clone() });
     Ok(OperatorPart { operator: Box::new(operator), ports })
 }

@@ -1,5 +1,7 @@
-//! `top`: the rows with the largest or smallest values of each window. Of equal
-//! values the earlier row is ahead.
+//! `top`: the rows with the largest or smallest values, of each window or of all
+//! rows so far. Of equal values the earlier row is ahead.
+
+mod updating;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +11,20 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 use tidegate_engine::catalog::{BuildOperator, Row};
+use tidegate_engine::changelog::changelog_of;
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::Scope;
-use tidegate_engine::operator::{Input, OperatorPart, Output, Port};
+use tidegate_engine::operator::{Input, Operator, OperatorPart, Output, Port};
 use tidegate_engine::schema::{StreamSchema, rejects_schema, type_name};
 use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
+use crate::aggregate::{TTL_KEY, ttl_us};
 use crate::in_order::{InOrder, Kept, Ordered, Rows, Share, check_kept, key_columns, ports, shape};
 use crate::part::{check_names, only_input, require_time};
+use updating::Updating;
 
 /// Most rows of a window that are kept for a key.
 const ROWS_MAX: i64 = 10_000;
@@ -32,17 +37,21 @@ const KEYS: &[Key] = &[
         "what is compared, e.g. \"value\"; rows for which it is NULL do not count",
     ),
     required("rows", Kind::Int(1, ROWS_MAX), "how many rows of a key go on"),
-    required(
+    optional(
         "size",
         Kind::Duration,
-        "length of a window; windows follow each other, aligned to the epoch, and a row of a closed one leaves by the port `late`",
+        "length of a window; windows follow each other, aligned to the epoch, and a row of a closed one leaves by the port `late`; without it all rows are compared, and each place is told again when another row takes it, with the columns `changed_at` and `change`: +I (new), -U and +U (was and is)",
     ),
+    Key {
+        doc: "without `size`: a key without rows for this long, by event time, is forgotten, and its last places stand; \"30d\" if left out",
+        ..TTL_KEY
+    },
     optional("order", Kind::Word(&["largest", "smallest"]), "which rows go on; \"largest\" if left out"),
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
     name: "top",
-    summary: "the rows with the largest or smallest values of each window, with their `rank` from 1",
+    summary: "the rows with the largest or smallest values, of each window or so far, with their `rank` from 1",
     keys: &[KEYS],
     example: r#"[operator.worst]
 type = "top"
@@ -72,31 +81,56 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         }
         None => None,
     };
-    let size_us = table.duration("size").map_or(0, micros);
-    if size_us == 0 {
+    let memory_us = memory_us(config, &mut diagnostics);
+    let size = table.get("size");
+    let output = output(input, size.is_none());
+    let named: Vec<Field> = output.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    check_names(config, "from", &named, &mut diagnostics);
+    let Some(by) = by.filter(|_| diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
+    let rows = table.int_as("rows").unwrap_or(1);
+    let order = order(by.data_type(), table.str("order") != Some("smallest"))
+        .map_err(|_| not_compared(config, by.data_type()))?;
+    let kept = kept(input, by.data_type()).map_err(|_| not_compared(config, by.data_type()))?;
+    let operator: Box<dyn Operator> = if size.is_none() {
+        let core = Updating::new(output.clone(), rows, order, kept);
+        let operator = InOrder::new(config, input, keys, core)?;
+        Box::new(operator.with_expressions(vec![by]).with_forget(memory_us))
+    } else {
+        let windows = BTreeMap::new();
+        let (output, size_us) = (output.clone(), memory_us);
+        let core = Top { output, rows, size_us, order, kept, windows, closed_us: i64::MIN };
+        let operator = InOrder::new(config, input, keys, core)?;
+        Box::new(operator.with_expressions(vec![by]).with_forget(size_us))
+    };
+    let mut ports = ports(output, &input.stream);
+    ports.push(Port { name: "rejects".into(), stream: rejects_schema() });
+    Ok(OperatorPart { operator, ports })
+}
+
+/// Length of a window; without windows, how long a key is remembered.
+fn memory_us(config: &NodeConfig, out: &mut Vec<Diagnostic>) -> i64 {
+    let table = &config.table;
+    let Some(size) = table.duration("size") else { return ttl_us(config, out) };
+    if size.is_zero() {
         let message = format!("`size` of `{}` is zero", config.name);
-        diagnostics.push(Diagnostic::error("TG-C006", message).at(table.span_of("size")));
+        out.push(Diagnostic::error("TG-C006", message).at(table.span_of("size")));
     }
+    if table.get(TTL_KEY.name).is_some() {
+        let message = "`ttl` has no meaning beside `size`: a window ends by itself";
+        out.push(Diagnostic::error("TG-C006", message).at(table.span_of(TTL_KEY.name)));
+    }
+    micros(size)
+}
+
+/// The rows with their ranks, as rows that stand or as a changelog.
+fn output(input: &Input, is_changelog: bool) -> StreamSchema {
     let mut fields: Vec<Field> =
         input.stream.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.push(Field::new("rank", DataType::Int64, false));
-    check_names(config, "from", &fields, &mut diagnostics);
-    let Some(by) = by.filter(|_| diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
-    let output = StreamSchema { columns: Arc::new(Schema::new(fields)), ..input.stream.clone() };
-    let core = Top {
-        output: output.clone(),
-        rows: table.int_as("rows").unwrap_or(1),
-        size_us,
-        order: order(by.data_type(), table.str("order") != Some("smallest"))
-            .map_err(|_| not_compared(config, by.data_type()))?,
-        kept: kept(input, by.data_type()).map_err(|_| not_compared(config, by.data_type()))?,
-        windows: BTreeMap::new(),
-        closed_us: i64::MIN,
-    };
-    let operator = InOrder::new(config, input, keys, core)?.with_expressions(vec![by]).with_forget(size_us);
-    let mut ports = ports(output, &input.stream);
-    ports.push(Port { name: "rejects".into(), stream: rejects_schema() });
-    Ok(OperatorPart { operator: Box::new(operator), ports })
+    if is_changelog {
+        return changelog_of(fields);
+    }
+    StreamSchema { columns: Arc::new(Schema::new(fields)), ..input.stream.clone() }
 }
 
 fn not_compared(config: &NodeConfig, data_type: &DataType) -> Diagnostic {
