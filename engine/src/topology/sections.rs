@@ -37,6 +37,9 @@ pub const OPERATOR_KEYS: &[Key] = &[
     )
     .aside(),
 ];
+/// Keys that every operator has which is made of others; it says by its own keys
+/// what it reads.
+pub const COMPOSED_KEYS: &[Key] = &[required("type", Kind::Text, "which kind of operator")];
 /// Keys that every sink has.
 pub const SINK_KEYS: &[Key] = &[
     required("type", Kind::Text, "which kind of sink"),
