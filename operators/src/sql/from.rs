@@ -13,7 +13,7 @@ use super::plan::{Made, Planner};
 use super::rank::Limits;
 use super::refuse;
 use super::relation::{Relation, Scope};
-use super::rewrite::names_in;
+use super::rewrite::{names_in, one};
 
 /// One part of FROM, and how it is put to those before it.
 struct Step<'q> {
@@ -217,6 +217,12 @@ impl Planner<'_> {
             .collect();
         let all = Scope { relations: relations.iter().collect() };
         let has_unnest = relations.len() < steps.len();
+        let is_merged = steps.iter().any(|step| matches!(step.on, Some(JoinConstraint::Using(_))));
+        for names in conditions.iter().flat_map(names_in) {
+            if all.find(&names).len() > 1 && !is_merged {
+                one(&names, &all, &self.places)?;
+            }
+        }
         let mut number = 0;
         for step in steps {
             let What::Rows(relation) = &mut step.what else { continue };

@@ -73,6 +73,10 @@ const QUERIES: &[(&str, &str)] = &[
         "SELECT l.m AS lm, r.m AS rm FROM a AS l FULL OUTER JOIN b AS r ON l.key = r.key AND l.ts - INTERVAL '3 seconds' <= r.ts AND r.ts - INTERVAL '3 seconds' <= l.ts AND l.m < r.m",
         "",
     ),
+    (
+        "SELECT l.m AS lm, r.m AS rm FROM a AS l JOIN b AS r ON l.key = r.key AND l.ts BETWEEN r.ts AND r.ts + INTERVAL '9 seconds' WHERE l.m > 3 OR r.m > 3",
+        "",
+    ),
     // The bound lies to one side only.
     (
         "SELECT l.m AS lm, r.m AS rm FROM a AS l JOIN b AS r USING (key) WHERE r.ts BETWEEN l.ts + INTERVAL '2 seconds' AND l.ts + INTERVAL '9 seconds'",
@@ -117,6 +121,13 @@ const QUERIES: &[(&str, &str)] = &[
         "SELECT l.key, count(*) AS c, window_start AS s FROM a AS l JOIN b AS r ON l.key = r.key AND r.ts BETWEEN l.ts AND l.ts + INTERVAL '5 seconds' GROUP BY l.key, tumble(event_time, '1m')",
         "SELECT l.key, count(*) AS c, date_bin(INTERVAL '1 minute', r.ts) AS s FROM a AS l JOIN b AS r ON l.key = r.key AND r.ts BETWEEN l.ts AND l.ts + INTERVAL '5 seconds' GROUP BY l.key, date_bin(INTERVAL '1 minute', r.ts)",
     ),
+    // Two limits of one rank.
+    (
+        "WITH t AS (SELECT key, m, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m') ORDER BY ts) AS r FROM a) SELECT key, m FROM t WHERE r = 1 UNION ALL SELECT key, m FROM t WHERE t.r < 4",
+        "WITH t AS (SELECT key, m, ROW_NUMBER() OVER (PARTITION BY {w} ORDER BY ts) AS r FROM a) SELECT key, m FROM t WHERE r = 1 UNION ALL SELECT key, m FROM t WHERE t.r < 4",
+    ),
+    // A table that is called as a column is.
+    ("SELECT key.m AS m, key AS k FROM a AS key", "SELECT m, key AS k FROM a"),
     // Ranks: over rows, and over the results of windows.
     (
         "SELECT key, m, place FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY key, tumble(ts, '1m') ORDER BY ts DESC) AS place FROM a) AS t WHERE place <= 2 AND m > 0",
@@ -142,6 +153,11 @@ const QUERIES: &[(&str, &str)] = &[
     (
         "SELECT t.key, item.v * 2 AS v FROM (SELECT key, array_agg(m) AS ms FROM a GROUP BY key, tumble(ts, '1m')) AS t, UNNEST(t.ms) AS item (v) WHERE item.v > 2 AND t.key = 'x'",
         "SELECT key, m * 2 AS v FROM a WHERE m > 2 AND key = 'x'",
+    ),
+    // A list that is not there has no items.
+    (
+        "SELECT key, unnest(ms) AS item FROM (SELECT key, array_agg(m) FILTER (WHERE m > 4 AND n > 3) AS ms FROM a GROUP BY key, tumble(ts, '1m')) AS t",
+        "SELECT key, m AS item FROM a WHERE m > 4 AND n > 3",
     ),
     // Names that have to be written with quotes.
     (
@@ -227,4 +243,13 @@ fn as_of_takes_the_last_right_row() {
     let a = [(Some("x"), None, 10_000, 1), (Some("x"), None, 30_000, 2), (Some("y"), None, 10_000, 3)];
     let b = [(Some("x"), None, 5_000, 7), (Some("x"), None, 9_000, 8), (Some("x"), None, 10_001, 9)];
     assert_eq!(answer(query, &rows(&a, &b), 2), ["m=1 bm=8", "m=2 bm=-", "m=3 bm=-"]);
+}
+
+/// The end of a window is one microsecond behind the event time of its result.
+#[test]
+fn bounds_of_the_results_of_windows_are_those_of_their_columns() {
+    let query = "SELECT b.m FROM (SELECT count(*) AS c, window_end AS e FROM a GROUP BY tumble(ts, '1m')) AS w JOIN b ON b.ts BETWEEN w.e - INTERVAL '5 seconds' AND w.e";
+    let b =
+        [(None, None, 54_999, 1), (None, None, 55_000, 2), (None, None, 60_000, 3), (None, None, 60_001, 4)];
+    assert_eq!(answer(query, &rows(&[(None, None, 10_000, 0)], &b), 2), ["m=2", "m=3"]);
 }
