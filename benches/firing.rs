@@ -262,6 +262,7 @@ fn stream() -> StreamSchema {
 const CATALOG: Catalog = Catalog {
     sources: &[SOURCES],
     operators: &[tidegate_operators::OPERATORS],
+    composed: &[],
     sinks: &[],
     tables: &[],
     trigger: &tidegate_operators::TRIGGER,

@@ -6,6 +6,7 @@ use tidegate_engine::catalog::Catalog;
 pub(crate) const CATALOG: Catalog = Catalog {
     sources: &[tidegate_connectors::SOURCES],
     operators: &[tidegate_operators::OPERATORS],
+    composed: &[tidegate_operators::COMPOSED],
     sinks: &[tidegate_connectors::SINKS],
     tables: &[tidegate_connectors::TABLES, tidegate_operators::TABLES],
     trigger: &tidegate_operators::TRIGGER,

@@ -9,6 +9,7 @@ use crate::table::TablePart;
 use crate::task::{TaskPart, TaskScope};
 use crate::topology::key::Key;
 use crate::topology::node::{BuildContext, NodeConfig};
+use crate::topology::value::Text;
 
 /// A row of the catalog: what a `type = "…"` means.
 pub struct Row<Build: 'static> {
@@ -33,8 +34,42 @@ pub type BuildOperator = fn(&NodeConfig, &BuildContext, &[Input]) -> Result<Oper
 pub type BuildSink = fn(&NodeConfig, &BuildContext, &Input) -> Result<SinkPart, ConfigError>;
 /// Builds a table; it may read files, and has inputs if it is made from streams.
 pub type BuildTable = fn(&NodeConfig, &BuildContext, &[Input]) -> Result<TablePart, ConfigError>;
+/// Tells the nodes and ports that a composed operator reads.
+pub type TellReads = fn(&NodeConfig) -> Result<Vec<Text>, ConfigError>;
+/// Builds the parts of a composed operator for these inputs.
+pub type BuildParts = fn(&NodeConfig, &BuildContext, &[Input]) -> Result<Vec<InnerPart>, ConfigError>;
 /// Builds a task of a flow.
 pub type BuildTask = fn(&NodeConfig, &BuildContext, &TaskScope) -> Result<TaskPart, ConfigError>;
+
+/// An operator that is made of others, such as a query.
+pub struct Composed {
+    /// The nodes and ports it reads, as its own table says it, with their places.
+    pub reads: TellReads,
+    /// Builds what it is made of for these inputs, each after those it reads.
+    pub build: BuildParts,
+}
+
+/// One of the operators that a composed one is made of. They run like nodes of
+/// the file, as `NODE.1`, `NODE.2` …; the last one is the node itself.
+pub struct InnerPart {
+    /// What it is, as a file could say it.
+    pub config: NodeConfig,
+    /// The keys of its type.
+    pub keys: &'static [&'static [Key]],
+    /// The operator.
+    pub part: OperatorPart,
+    /// What it reads.
+    pub inputs: Vec<(Feed, Input)>,
+}
+
+/// Where an inner operator's rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// The composed operator's input with this index.
+    Outside(usize),
+    /// The main port of the inner operator with this index.
+    Inside(usize),
+}
 
 /// Everything that can be named.
 #[derive(Clone, Copy)]
@@ -43,6 +78,8 @@ pub struct Catalog {
     pub sources: &'static [&'static [Row<BuildSource>]],
     /// `[operator.x] type = …`
     pub operators: &'static [&'static [Row<BuildOperator>]],
+    /// `[operator.x] type = …` that is made of others
+    pub composed: &'static [&'static [Row<Composed>]],
     /// `[sink.x] type = …`
     pub sinks: &'static [&'static [Row<BuildSink>]],
     /// `[table.x] type = …`

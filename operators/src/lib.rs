@@ -1,7 +1,7 @@
 //! Tidegate's operators, triggers and flow tasks: the only crate that sees
 //! DataFusion. A new operator is one file and one row below.
 
-use tidegate_engine::catalog::{BuildOperator, BuildTable, Row};
+use tidegate_engine::catalog::{BuildOperator, BuildTable, Composed, Row};
 
 mod aggregate;
 mod alarm;
@@ -31,6 +31,7 @@ mod route;
 mod rule;
 mod sample;
 mod sort;
+mod sql;
 mod tasks;
 mod top;
 mod union;
@@ -66,6 +67,9 @@ pub const OPERATORS: &[Row<BuildOperator>] = &[
     unpivot::ROW,
     window::ROW,
 ];
+
+/// Every `[operator.x] type = …` that is made of others.
+pub const COMPOSED: &[Row<Composed>] = &[sql::ROW];
 
 /// Every `[table.x] type = …` that is made from a stream.
 pub const TABLES: &[Row<BuildTable>] = &[latest::ROW];

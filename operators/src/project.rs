@@ -6,19 +6,32 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::{ConfigError, OperatorError};
 use tidegate_engine::expression::{Scope, Selected};
 use tidegate_engine::operator::{Input, MAIN_PORT, Operator, OperatorPart, Output, Port, Progress};
-use tidegate_engine::schema::{StreamKind, StreamSchema, rejects_schema};
-use tidegate_engine::topology::key::{Key, Kind, required};
+use tidegate_engine::schema::{StreamKind, StreamSchema, rejects_schema, type_name};
+use tidegate_engine::time::{micros, time_type};
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
-use tidegate_engine::topology::value::Text;
+use tidegate_engine::topology::value::{Table, Text};
 
 use crate::narrow::{narrow, reject_rows};
 use crate::part::{check_image, only_input_or};
 
-const KEYS: &[Key] = &[required(
-    "select",
-    Kind::List(&Kind::Expression),
-    "output columns: a column, `expr AS name`, or `*` for all",
-)];
+const TIME_KEYS: &[Key] = &[
+    required("column", Kind::Text, "a column that leaves, of type timestamp and never NULL"),
+    optional("shift", Kind::Duration, "event time is so far behind it, \"0s\" if left out"),
+];
+
+const KEYS: &[Key] = &[
+    required(
+        "select",
+        Kind::List(&Kind::Expression),
+        "output columns: a column, `expr AS name`, or `*` for all",
+    ),
+    optional(
+        "time",
+        Kind::Table(TIME_KEYS),
+        "event time of what leaves, where `select` leaves that of its input out: it must be the same instant",
+    ),
+];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
     name: "project",
@@ -84,6 +97,9 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         .map(|column| column.field.name().clone());
     let mut stream = StreamSchema::new(fields, time.as_deref());
     stream.time_shift_us = input.stream.time_shift_us;
+    if let Some(table) = config.table.table("time") {
+        (stream.time, stream.time_shift_us) = time_of(table, &stream)?;
+    }
     stream.kind = input.stream.kind;
     let ports = vec![
         Port { name: String::new(), stream: stream.clone() },
@@ -100,6 +116,21 @@ fn is_outside_of_image(input: &Input, column: &Selected) -> bool {
     let name = index.and_then(|index| input.stream.columns.fields().get(index)).map(|field| field.name());
     index.is_some_and(|index| input.stream.outside_of_image().contains(&index))
         && name == Some(column.field.name())
+}
+
+/// The event time that the node names itself.
+fn time_of(table: &Table, stream: &StreamSchema) -> Result<(Option<usize>, i64), Diagnostic> {
+    let name = table.str("column").unwrap_or_default();
+    let found = stream.columns.fields().iter().enumerate().find(|(_, field)| field.name() == name);
+    let wrong = |code, message: String| Err(Diagnostic::error(code, message).at(table.span_of("column")));
+    match found {
+        None => wrong("TG-X002", format!("`select` gives no column `{name}`")),
+        Some((_, field)) if *field.data_type() != time_type() || field.is_nullable() => {
+            let found = type_name(field.data_type());
+            wrong("TG-X003", format!("event time is a timestamp that is never NULL, but `{name}` is {found}"))
+        }
+        Some((index, _)) => Ok((Some(index), table.duration("shift").map_or(0, micros))),
+    }
 }
 
 struct Project {

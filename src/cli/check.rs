@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use tidegate_engine::topology::report::to_json;
 
+use super::made_of;
 use super::print::say;
 use super::promises;
 use crate::exit::{CONFIG, Failure, IO};
@@ -21,6 +22,9 @@ pub(crate) struct Check {
     /// Print what may be relied on: what each source and sink does after a crash
     #[arg(long)]
     promises: bool,
+    /// Print what each node is, and the operators that a query becomes, as a file could say them
+    #[arg(long)]
+    explain: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -45,6 +49,10 @@ impl Check {
                             &topology.loaded.plan,
                             self.format == Format::Json,
                         );
+                    }
+                    if self.explain {
+                        let (name, json) = (path.display().to_string(), self.format == Format::Json);
+                        made_of::print(&name, &file.text, &topology.loaded, json);
                     }
                     (topology.loaded.warnings, false)
                 }

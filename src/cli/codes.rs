@@ -147,6 +147,25 @@ pub(super) const CODES: &[Code] = &[
         "where = \"ts > now()\"",
         "where = \"value > 50\"",
     ),
+    code("TG-S001", "not a query", "query = \"SELECT FROM rows\"", "query = \"SELECT value FROM rows\""),
+    code(
+        "TG-S002",
+        "a part of a query that cannot run on a stream",
+        "SELECT * FROM rows ORDER BY value LIMIT 10",
+        "SELECT … FROM (SELECT …, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m') ORDER BY value DESC) AS n FROM rows) WHERE n <= 10",
+    ),
+    code(
+        "TG-S003",
+        "windows or bounds of a query that cannot be",
+        "GROUP BY tumble(value, '1m')",
+        "GROUP BY tumble(ts, '1m'), by the column of event time",
+    ),
+    code(
+        "TG-S004",
+        "a query counts columns that are not there",
+        "FROM (SELECT a FROM rows) AS t (x, y)",
+        "FROM (SELECT a FROM rows) AS t (x)",
+    ),
     code("TG-F010", "words of a trigger that do not go together", "count = 5", "count = 5  within = \"10m\""),
     code(
         "TG-C030",

@@ -4,7 +4,9 @@ use clap::Args;
 use tidegate_engine::catalog::{Row, find, names};
 use tidegate_engine::diagnostic::nearest;
 use tidegate_engine::topology::key::{Key, Kind};
-use tidegate_engine::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
+use tidegate_engine::topology::sections::{
+    COMPOSED_KEYS, OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS,
+};
 
 use super::print::say;
 use crate::catalog::CATALOG;
@@ -21,7 +23,8 @@ impl Doc {
         let (section, name) = self.part.split_once('.').unwrap_or((self.part.as_str(), ""));
         match section {
             "source" => show(section, SOURCE_KEYS, find(CATALOG.sources, name)),
-            "operator" => show(section, OPERATOR_KEYS, find(CATALOG.operators, name)),
+            "operator" => show(section, OPERATOR_KEYS, find(CATALOG.operators, name))
+                .or_else(|| show(section, COMPOSED_KEYS, find(CATALOG.composed, name))),
             "sink" => show(section, SINK_KEYS, find(CATALOG.sinks, name)),
             "table" => show(section, TABLE_KEYS, find(CATALOG.tables, name)),
             "task" => show(section, &[], find(CATALOG.tasks, name)),
@@ -39,6 +42,7 @@ impl Doc {
         let all: Vec<String> = names(CATALOG.sources)
             .map(|name| format!("source.{name}"))
             .chain(names(CATALOG.operators).map(|name| format!("operator.{name}")))
+            .chain(names(CATALOG.composed).map(|name| format!("operator.{name}")))
             .chain(names(CATALOG.sinks).map(|name| format!("sink.{name}")))
             .chain(names(CATALOG.tables).map(|name| format!("table.{name}")))
             .chain(names(CATALOG.tasks).map(|name| format!("task.{name}")))

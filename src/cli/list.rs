@@ -19,6 +19,7 @@ impl List {
     pub(crate) fn run(self) -> Result<(), Failure> {
         self.section("source", CATALOG.sources);
         self.section("operator", CATALOG.operators);
+        self.section("operator", CATALOG.composed);
         self.section("sink", CATALOG.sinks);
         self.section("table", CATALOG.tables);
         self.section("task", CATALOG.tasks);

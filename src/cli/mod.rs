@@ -14,6 +14,7 @@ mod flow;
 mod graph;
 mod list;
 mod logging;
+mod made_of;
 mod print;
 mod promises;
 mod run;

@@ -16,6 +16,7 @@ mod catalog;
 mod corpus;
 mod load;
 mod mutate;
+mod query;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -72,14 +73,14 @@ fn main() {
     }));
     let mut failed = false;
     for (name, target) in targets {
-        let runs = if name == "load" && shares > 1 { runs / LOAD_SHARE } else { runs };
+        let runs = if ["load", "query"].contains(&name) && shares > 1 { runs / LOAD_SHARE } else { runs };
         failed |= !all(name, target, seed, runs);
     }
     std::process::exit(i32::from(failed));
 }
 
 fn targets() -> Vec<(&'static str, Target)> {
-    let mut all = vec![("load", load::load as Target)];
+    let mut all = vec![("load", load::load as Target), ("query", query::query as Target)];
     all.extend(tidegate_engine::testing::fuzz::TARGETS);
     all.extend(tidegate_connectors::fuzz::TARGETS);
     all.sort_by_key(|(name, _)| *name);

@@ -6,7 +6,7 @@ use crate::diagnostic::Diagnostic;
 use crate::topology::key::Key;
 use crate::topology::keys::check_keys;
 use crate::topology::node::{NodeConfig, Section};
-use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS};
+use crate::topology::sections::{COMPOSED_KEYS, OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS};
 
 /// Tells what is wrong with a node taken alone.
 pub(super) fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Diagnostic>) {
@@ -14,7 +14,7 @@ pub(super) fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Dia
     let word = node.section.word();
     let keys: Option<(&[Key], &[&[Key]])> = match node.section {
         Section::Source => find(catalog.sources, kind).map(|row| (SOURCE_KEYS, row.keys)),
-        Section::Operator => find(catalog.operators, kind).map(|row| (OPERATOR_KEYS, row.keys)),
+        Section::Operator => operator_keys(catalog, kind),
         Section::Sink => find(catalog.sinks, kind).map(|row| (SINK_KEYS, row.keys)),
         Section::Trigger => Some((&[], catalog.trigger.keys)),
         Section::Table => find(catalog.tables, kind).map(|row| (TABLE_KEYS, row.keys)),
@@ -24,7 +24,7 @@ pub(super) fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Dia
     let Some((common, own)) = keys else {
         let known: Vec<&str> = match node.section {
             Section::Source => names(catalog.sources).collect(),
-            Section::Operator => names(catalog.operators).collect(),
+            Section::Operator => names(catalog.operators).chain(names(catalog.composed)).collect(),
             Section::Sink => names(catalog.sinks).collect(),
             Section::Table => names(catalog.tables).collect(),
             Section::Trigger | Section::Flow => Vec::new(),
@@ -44,6 +44,13 @@ pub(super) fn check_node(node: &NodeConfig, catalog: &Catalog, out: &mut Vec<Dia
         }
     };
     check_keys(&node.table, &own_and(common, own), &what, &node.name_span, out);
+}
+
+/// The keys of an operator of this type, which may be made of others: those that
+/// all have, and its own.
+fn operator_keys(catalog: &Catalog, kind: &str) -> Option<(&'static [Key], &'static [&'static [Key]])> {
+    let plain = find(catalog.operators, kind).map(|row| (OPERATOR_KEYS, row.keys));
+    plain.or_else(|| find(catalog.composed, kind).map(|row| (COMPOSED_KEYS, row.keys)))
 }
 
 /// The keys that every node of a section has, and its own.

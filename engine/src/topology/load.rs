@@ -1,6 +1,9 @@
 //! A topology file to a plan, layer by layer: syntax, keys, references, parts.
 //! A layer is reported whole; the next one is looked at only when it is right.
 
+mod composed;
+mod made;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,7 @@ use crate::topology::references::{check_names, order, split_port};
 pub use crate::topology::retention::Retention;
 use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
 use crate::topology::unique::unique;
+use made::clock_name;
 
 /// Checkpoints are this far apart unless the file says otherwise.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,6 +44,8 @@ pub struct Loaded {
     pub triggers: Vec<(NodeConfig, Input)>,
     /// Flows, keys not yet checked.
     pub flows: Vec<NodeConfig>,
+    /// What operators that are made of others consist of, by node.
+    pub composed: Vec<(String, Vec<NodeConfig>)>,
     /// Reference tables.
     pub tables: Vec<NamedTable>,
     /// Which ended runs are kept.
@@ -87,8 +93,9 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
         check_node(node, catalog, &mut diagnostics);
     }
     stop_on_errors(&mut diagnostics)?;
-    check_names(&parsed.nodes, &mut diagnostics);
-    let order = order(&parsed.nodes, &mut diagnostics);
+    let nodes = composed::with_inputs(&parsed.nodes, catalog, &mut diagnostics);
+    check_names(&nodes, &mut diagnostics);
+    let order = order(&nodes, &mut diagnostics);
     stop_on_errors(&mut diagnostics)?;
     let interval = parsed.topology.duration("checkpoint_interval").unwrap_or(CHECKPOINT_INTERVAL);
     let mut builder = Builder {
@@ -96,6 +103,7 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
         context,
         file: Arc::new(SourceText { name: context.file.clone(), text: Arc::clone(&parsed.text) }),
         streams: BTreeMap::new(),
+        inside: BTreeMap::new(),
         read: BTreeSet::new(),
         diagnostics,
         loaded: Loaded {
@@ -108,17 +116,18 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
             },
             triggers: Vec::new(),
             flows: Vec::new(),
+            composed: Vec::new(),
             tables: Vec::new(),
             retention: Retention::of(&parsed.topology),
             warnings: Vec::new(),
         },
     };
     for index in order {
-        if let Some(node) = parsed.nodes.get(index) {
+        if let Some(node) = nodes.get(index) {
             builder.node(node);
         }
     }
-    builder.warn_unread(&parsed.nodes);
+    builder.warn_unread(&nodes);
     if builder.loaded.plan.sources.is_empty() && builder.diagnostics.is_empty() {
         let message = "the topology has no source, so nothing would ever happen";
         builder
@@ -144,6 +153,8 @@ struct Builder<'a> {
     file: Arc<SourceText>,
     /// Ports of the nodes that were built.
     streams: BTreeMap<String, Vec<(String, StreamSchema)>>,
+    /// Where ports of composed operators are, by node and number.
+    inside: BTreeMap<(String, usize), PortRef>,
     read: BTreeSet<String>,
     diagnostics: Vec<Diagnostic>,
     loaded: Loaded,
@@ -201,8 +212,12 @@ impl Builder<'_> {
     }
 
     fn operator(&mut self, node: &NodeConfig) {
-        let Some(row) = find(self.catalog.operators, &node.kind.value) else { return };
-        self.build_operator(node, row);
+        let (plain, composed) = (self.catalog.operators, self.catalog.composed);
+        if let Some(row) = find(composed, &node.kind.value) {
+            self.composed(node, row);
+        } else if let Some(row) = find(plain, &node.kind.value) {
+            self.build_operator(node, row);
+        }
     }
 
     fn trigger(&mut self, node: &NodeConfig) {
@@ -229,24 +244,6 @@ impl Builder<'_> {
         if let Some(stream) = self.build_operator(node, self.catalog.trigger) {
             let input = Input { name: node.name.clone(), stream };
             self.loaded.triggers.push((node.clone(), input));
-        }
-    }
-
-    /// The source `schedule` that a trigger by the clock reads.
-    fn clock(&mut self, node: &NodeConfig) {
-        let Some(row) = find(self.catalog.sources, "schedule") else { return };
-        let words = ["every", "cron", "zone", "missed"];
-        let mut table = node.table.clone();
-        table.entries.retain(|entry| words.contains(&entry.key.as_str()));
-        let name = clock_name(&node.name);
-        let clock = NodeConfig { section: Section::Source, name: name.clone(), table, ..node.clone() };
-        match (row.build)(&clock, self.context) {
-            Ok(part) => {
-                self.streams.insert(name.clone(), vec![(String::new(), part.stream.clone())]);
-                let fingerprint = self.of_source(&clock, row.keys);
-                self.loaded.plan.sources.push(SourceNode { name, part, unique: Vec::new(), fingerprint });
-            }
-            Err(error) => self.diagnostics.extend(error.0),
         }
     }
 
@@ -334,25 +331,6 @@ impl Builder<'_> {
         }
     }
 
-    /// A sink that reads several streams reads their union.
-    fn join(&mut self, node: &NodeConfig, inputs: &[Input], ports: Vec<PortRef>) -> Option<(Input, PortRef)> {
-        let row = find(self.catalog.operators, "union")?;
-        let name = format!("{}.from", node.name);
-        match (row.build)(node, self.context, inputs) {
-            Ok(part) => {
-                let stream = part.ports.first()?.stream.clone();
-                let fingerprint = Fingerprint::default();
-                let operator = OperatorNode::new(name.clone(), part, ports, fingerprint);
-                self.loaded.plan.operators.push(operator);
-                Some((Input { name: name.clone(), stream }, PortRef { node: name, port: 0 }))
-            }
-            Err(error) => {
-                self.diagnostics.extend(error.0);
-                None
-            }
-        }
-    }
-
     /// The streams a node reads; `None` if one of them could not be built,
     /// which has been reported already.
     fn inputs(&mut self, node: &NodeConfig) -> Option<(Vec<Input>, Vec<PortRef>)> {
@@ -382,7 +360,8 @@ impl Builder<'_> {
                 return None;
             };
             inputs.push(Input { name: text.value.clone(), stream: stream.clone() });
-            ports.push(PortRef { node: name.to_owned(), port });
+            let at = PortRef { node: name.to_owned(), port };
+            ports.push(self.inside.get(&(at.node.clone(), port)).cloned().unwrap_or(at));
         }
         Some((inputs, ports))
     }
@@ -397,9 +376,4 @@ impl Builder<'_> {
             }
         }
     }
-}
-
-/// Name of the source behind a trigger by the clock.
-fn clock_name(trigger: &str) -> String {
-    format!("{trigger}.clock")
 }

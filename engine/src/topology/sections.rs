@@ -27,6 +27,18 @@ pub const SOURCE_KEYS: &[Key] = &[
         "columns that name a row: one that its peer sends again is left out and counted (sources that are `durable`)",
     ),
 ];
+const PARALLELISM: Key = optional(
+    "parallelism",
+    Kind::Int(1, super::parallel::COPIES_MAX),
+    "so many copies of it share its rows by their key, 1 if left out; the results are the same",
+)
+.aside();
+const STATE_MAX: Key = optional(
+    "state_max",
+    Kind::Size,
+    "most memory that its state may take, about: with more of it the topology fails, by name; half of the machine's if left out",
+)
+.aside();
 /// Keys that every operator has.
 pub const OPERATOR_KEYS: &[Key] = &[
     required("type", Kind::Text, "which kind of operator"),
@@ -36,19 +48,13 @@ pub const OPERATOR_KEYS: &[Key] = &[
         "where rows come from: a node, or a node's port such as \"x.late\"",
     )
     .aside(),
-    optional(
-        "parallelism",
-        Kind::Int(1, super::parallel::COPIES_MAX),
-        "so many copies of it share its rows by their key, 1 if left out; the results are the same",
-    )
-    .aside(),
-    optional(
-        "state_max",
-        Kind::Size,
-        "most memory that its state may take, about: with more of it the topology fails, by name; half of the machine's if left out",
-    )
-    .aside(),
+    PARALLELISM,
+    STATE_MAX,
 ];
+/// Keys that every operator has which is made of others; it says by its own keys
+/// what it reads.
+pub const COMPOSED_KEYS: &[Key] =
+    &[required("type", Kind::Text, "which kind of operator"), PARALLELISM, STATE_MAX];
 /// Keys that every sink has.
 pub const SINK_KEYS: &[Key] = &[
     required("type", Kind::Text, "which kind of sink"),

@@ -112,8 +112,15 @@ const LEDGER_KEYS: &[Key] = &[
 ];
 
 /// Task tables with `ledger`, and nothing else.
-pub(crate) const CATALOG: Catalog =
-    Catalog { sources: &[], operators: &[], sinks: &[], tables: &[], trigger: &NO_TRIGGER, tasks: &[TASKS] };
+pub(crate) const CATALOG: Catalog = Catalog {
+    sources: &[],
+    operators: &[],
+    composed: &[],
+    sinks: &[],
+    tables: &[],
+    trigger: &NO_TRIGGER,
+    tasks: &[TASKS],
+};
 
 static NO_TRIGGER: Row<tidegate_engine::catalog::BuildOperator> = Row {
     name: "trigger",

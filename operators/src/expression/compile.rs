@@ -212,13 +212,18 @@ fn token_count(text: &str) -> usize {
 fn on_big_stack<T: Send>(
     work: impl FnOnce() -> datafusion::error::Result<T> + Send,
 ) -> datafusion::error::Result<T> {
-    let failed = |what: &str| datafusion::error::DataFusionError::Internal(format!("planning {what}"));
+    let failed = |what| datafusion::error::DataFusionError::Internal(format!("planning {what}"));
+    on_stack(PLANNING_STACK_BYTES, work).map_err(failed).flatten()
+}
+
+/// What the work answers on a thread with so much stack, or what became of it.
+pub(crate) fn on_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(PLANNING_STACK_BYTES).spawn_scoped(scope, work);
+        let thread = std::thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work);
         match thread.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(result)) => result,
-            Ok(Err(_panic)) => Err(failed("failed")),
-            Err(error) => Err(failed(&format!("found no thread: {error}"))),
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_panic)) => Err("failed".into()),
+            Err(error) => Err(format!("found no thread: {error}")),
         }
     })
 }

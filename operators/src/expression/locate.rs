@@ -220,7 +220,7 @@ fn offset(text: &str, location: Location) -> Option<usize> {
     Some(line_start + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at))
 }
 
-fn location_in(message: &str) -> Option<Location> {
+pub(crate) fn location_in(message: &str) -> Option<Location> {
     let line = between(message, "Line: ", ",")?.parse().ok()?;
     let column = message.rsplit("Column: ").next()?;
     let column: String = column.chars().take_while(char::is_ascii_digit).collect();

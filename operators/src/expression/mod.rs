@@ -10,5 +10,5 @@ mod unlike;
 
 pub(crate) use aggregate::{AggregateColumn, AggregateSelect, Plain, compile_aggregates, is_key_type};
 pub use compile::SqlExpressions;
-pub(crate) use compile::{CompiledExpression, check_size, columns, to_df_schema};
-pub(crate) use locate::locate_in_query;
+pub(crate) use compile::{CompiledExpression, check_size, columns, on_stack, to_df_schema};
+pub(crate) use locate::{locate_in_query, location_in};

@@ -1,0 +1,318 @@
+//! The best rows of each window: `ROW_NUMBER() OVER (…) <= n` and `DISTINCT ON`.
+
+use std::ops::Range;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Function, Ident, OrderBy, OrderByExpr, OrderByKind, Select, Value, WindowType,
+};
+use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::error::ConfigError;
+use tidegate_engine::topology::value::Text;
+
+use super::interval::written;
+use super::nodes::Node;
+use super::place::Places;
+use super::plan::Planner;
+use super::project::Item;
+use super::refuse;
+use super::relation::{Relation, Role, Scope, Windowed};
+use super::rewrite::{name_of, one};
+use super::select::{Selected, Words};
+use super::window;
+
+/// What the operator `top` calls the number of a row.
+pub(super) const COLUMN: &str = "rank";
+
+/// Conditions of WHERE that say how many rows are wanted: `n <= 10`.
+#[derive(Default)]
+pub(super) struct Limits {
+    found: Vec<Limit>,
+    /// The table of FROM that is being planned.
+    pub(super) reading: Option<String>,
+}
+
+struct Limit {
+    names: Vec<String>,
+    rows: i64,
+    condition: usize,
+    is_used: bool,
+}
+
+impl Limits {
+    pub(super) fn of(conditions: &[Expr]) -> Limits {
+        let found = conditions.iter().enumerate().filter_map(|(condition, expr)| {
+            let (names, rows) = limit(expr)?;
+            Some(Limit { names, rows, condition, is_used: false })
+        });
+        Limits { found: found.collect(), reading: None }
+    }
+
+    /// How many rows are wanted of a rank of this name.
+    fn take(&mut self, name: &str) -> Option<i64> {
+        let reading = self.reading.clone();
+        let is_meant = |limit: &Limit| match limit.names.as_slice() {
+            [only] => only == name,
+            [table, column] => column == name && reading.as_deref() == Some(table.as_str()),
+            _ => false,
+        };
+        let limit = self.found.iter_mut().find(|limit| !limit.is_used && is_meant(limit))?;
+        limit.is_used = true;
+        Some(limit.rows)
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.found.iter().any(|limit| limit.is_used)
+    }
+
+    /// The conditions that are left.
+    pub(super) fn rest(&self, conditions: Vec<Expr>) -> Vec<Expr> {
+        let is_used = |at: &usize| self.found.iter().any(|limit| limit.is_used && limit.condition == *at);
+        conditions.into_iter().enumerate().filter(|(at, _)| !is_used(at)).map(|(_, expr)| expr).collect()
+    }
+}
+
+fn limit(expr: &Expr) -> Option<(Vec<String>, i64)> {
+    let Expr::BinaryOp { left, op, right } = expr else { return None };
+    let (name, number, op) = match (left.as_ref(), right.as_ref()) {
+        (name, Expr::Value(number)) => (name, number, op.clone()),
+        (Expr::Value(number), name) => {
+            let turned = match op {
+                BinaryOperator::Gt => BinaryOperator::Lt,
+                BinaryOperator::GtEq => BinaryOperator::LtEq,
+                BinaryOperator::Eq => BinaryOperator::Eq,
+                _ => return None,
+            };
+            (name, number, turned)
+        }
+        _ => return None,
+    };
+    let Value::Number(number, _) = &number.value else { return None };
+    let number: i64 = number.parse().ok()?;
+    let rows = match op {
+        BinaryOperator::LtEq => number,
+        BinaryOperator::Lt => number.checked_sub(1)?,
+        BinaryOperator::Eq if number == 1 => 1,
+        _ => return None,
+    };
+    let names = match name {
+        Expr::Identifier(name) => vec![name.value.clone()],
+        Expr::CompoundIdentifier(names) => names.iter().map(|name| name.value.clone()).collect(),
+        _ => return None,
+    };
+    Some((names, rows))
+}
+
+/// Which rows of each window go on.
+pub(super) struct Rank {
+    place: Range<usize>,
+    /// Over the columns of the stream.
+    keys: Vec<Expr>,
+    windows: Which,
+    by: Option<Expr>,
+    is_descending: bool,
+    rows: i64,
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    /// Those that rows are results of.
+    OfRows,
+    Of(Windowed),
+}
+
+pub(super) fn is_row_number(expr: &Expr) -> bool {
+    row_number(expr).is_some()
+}
+
+fn row_number(expr: &Expr) -> Option<&Function> {
+    match expr {
+        Expr::Function(call) if call.over.is_some() && name_of(call) == "row_number" => Some(call),
+        Expr::Nested(inner) => row_number(inner),
+        _ => None,
+    }
+}
+
+/// The rank that SELECT asks for.
+pub(super) fn of_items(
+    items: &[Selected],
+    words: &mut Words<'_>,
+    limits: &mut Limits,
+    places: &Places,
+) -> Result<Option<Rank>, Diagnostic> {
+    let mut ranks = items.iter().filter_map(|item| match item {
+        Selected::One { expr, name } => Some((row_number(expr)?, name)),
+        Selected::All { .. } => None,
+    });
+    let Some((call, name)) = ranks.next() else { return Ok(None) };
+    let place = window::call_place(call, places);
+    if let Some((second, _)) = ranks.next() {
+        let message = "a SELECT has one ROW_NUMBER";
+        return Err(refuse::refused(window::call_place(second, places), message, "nest two SELECTs", places));
+    }
+    let name = name.as_ref().map_or(COLUMN, |name| name.value.as_str());
+    let (Some(rows), Some(WindowType::WindowSpec(spec))) = (limits.take(name), &call.over) else {
+        return Err(refuse::over(call, places));
+    };
+    if spec.window_frame.is_some() || spec.window_name.is_some() {
+        return Err(refuse::over(call, places));
+    }
+    let (keys, windows) = partition(&spec.partition_by, words, &place, places)?;
+    let [order] = spec.order_by.as_slice() else {
+        let message = "ROW_NUMBER compares one value here";
+        let help =
+            "ORDER BY one expression, e.g. ORDER BY value DESC; of equal values the earlier row is ahead";
+        return Err(refuse::refused(place, message, help, places));
+    };
+    if rows < 1 {
+        let message = "no row has such a number";
+        return Err(refuse::refused(place, message, "ROW_NUMBER begins with 1", places));
+    }
+    let (by, is_descending) = ordered(order, words, places)?;
+    Ok(Some(Rank { place, keys, windows, by: Some(by), is_descending, rows }))
+}
+
+/// The one row of each key and window that DISTINCT ON leaves.
+pub(super) fn of_distinct(
+    columns: &[Expr],
+    order: Option<&OrderBy>,
+    words: &mut Words<'_>,
+    rank: Option<&Rank>,
+    select: &Select,
+    places: &Places,
+) -> Result<Rank, Diagnostic> {
+    let start = places.of_span(select.select_token.0.span).start;
+    let place = places.word_behind("DISTINCT", start).unwrap_or_else(|| places.all());
+    if rank.is_some() {
+        return Err(refuse::refused(
+            place,
+            "DISTINCT ON and ROW_NUMBER both choose rows",
+            "nest two SELECTs",
+            places,
+        ));
+    }
+    let (keys, windows) = partition(columns, words, &place, places)?;
+    let ordered_by = match order.map(|order| &order.kind) {
+        Some(OrderByKind::Expressions(expressions)) => expressions.as_slice(),
+        Some(OrderByKind::All(_)) | None => &[],
+    };
+    // As elsewhere, ORDER BY begins with what DISTINCT ON names.
+    let mut rest = ordered_by.iter().filter(|order| !columns.contains(&order.expr));
+    let (by, is_descending) = match (rest.next(), rest.next()) {
+        (None, _) => (None, false),
+        (Some(order), None) => {
+            let (by, is_descending) = ordered(order, words, places)?;
+            (Some(by), is_descending)
+        }
+        (Some(_), Some(second)) => {
+            let message = "DISTINCT ON compares one value here; of equal ones the earlier row is ahead";
+            return Err(refuse::condition(&second.expr, message, "leave this out", places));
+        }
+    };
+    Ok(Rank { place, keys, windows, by, is_descending, rows: 1 })
+}
+
+fn ordered(order: &OrderByExpr, words: &mut Words<'_>, places: &Places) -> Result<(Expr, bool), Diagnostic> {
+    if order.options.nulls_first == Some(true) {
+        let message = "rows whose value is NULL have no number here";
+        return Err(refuse::condition(&order.expr, message, "leave NULLS FIRST out", places));
+    }
+    Ok((words.rewrite(&order.expr, places)?, order.options.asc == Some(false)))
+}
+
+/// Keys and windows of PARTITION BY or DISTINCT ON.
+fn partition(
+    columns: &[Expr],
+    words: &mut Words<'_>,
+    place: &Range<usize>,
+    places: &Places,
+) -> Result<(Vec<Expr>, Which), Diagnostic> {
+    let (mut keys, mut windows) = (Vec::new(), None);
+    for expr in columns {
+        let which = match words {
+            Words::Groups(grouping) => grouping.is_edge(expr, places).then_some(Which::OfRows),
+            Words::Rows(relation) => of_rows(expr, relation, places)?,
+        };
+        match which {
+            Some(which) => windows = Some(which),
+            None => keys.push(words.rewrite(expr, places)?),
+        }
+    }
+    match windows {
+        Some(windows) => Ok((keys, windows)),
+        None => Err(refuse::refused(
+            place.clone(),
+            "without a window the best rows of a stream are never known, and every key would be kept for ever",
+            "name a window too: tumble(ts, '1m'), or window_end of a SELECT that groups",
+            places,
+        )),
+    }
+}
+
+fn of_rows(expr: &Expr, relation: &Relation, places: &Places) -> Result<Option<Which>, Diagnostic> {
+    if let Some(call) = window::call(expr) {
+        let windows = window::read(call, relation, places)?;
+        return match windows.windowed {
+            Some(windowed) if windowed.size_us == windowed.slide_us => Ok(Some(Which::Of(windowed))),
+            Some(_) | None => {
+                let message = "a row is ranked in windows that follow each other";
+                let help = "tumble(ts, '1m')";
+                Err(refuse::refused(window::call_place(call, places), message, help, places))
+            }
+        };
+    }
+    let names = match expr {
+        Expr::Identifier(name) => std::slice::from_ref(name),
+        Expr::CompoundIdentifier(names) => names,
+        _ => return Ok(None),
+    };
+    let found = one(names, &Scope::of(relation), places)?;
+    Ok((found.column.role != Role::Plain && relation.windowed.is_some()).then_some(Which::OfRows))
+}
+
+impl Planner<'_> {
+    /// The node that ranks.
+    pub(super) fn ranked(&mut self, relation: &Relation, rank: Rank) -> Result<Relation, ConfigError> {
+        let Rank { place, keys, windows, by, is_descending, rows } = rank;
+        let windowed = match windows {
+            Which::Of(windowed) => Some(windowed),
+            Which::OfRows => relation.windowed,
+        };
+        let windowed = windowed.filter(|windowed| windowed.size_us % windowed.slide_us.max(1) == 0);
+        let Some(windowed) = windowed else {
+            let message = "rows can be ranked in windows of one size, which is a multiple of their slide";
+            return Err(refuse::refused(place, message, "tumble(ts, '1m')", &self.places).into());
+        };
+        let by = by.or_else(|| relation.time().map(|time| Item::of(relation, time).expr));
+        let Some(by) = by else {
+            let message = "the rows here have no event time";
+            return Err(refuse::refused(place, message, "let the inner SELECT keep it", &self.places).into());
+        };
+        let names: Vec<String> = keys.iter().map(field_of).collect();
+        let relation = self.keyed(relation, keys.iter().zip(names.iter().map(String::as_str)))?;
+        let mut node = Node::new("top", self.places.in_file(place));
+        if !names.is_empty() {
+            let texts = keys.iter().zip(&names).map(|(key, name)| Text {
+                span: self.places.in_file(self.places.of(key)),
+                ..Text::loose(name.clone())
+            });
+            node = node.texts("key", texts.collect());
+        }
+        let by = self.places.text_of(&by);
+        let order = if is_descending { "largest" } else { "smallest" };
+        let node = node
+            .text("by", by)
+            .number("rows", rows)
+            .word("size", &written(windowed.slide_us))
+            .word("order", order);
+        let ranked = self.nodes.add(&self.places, node, &[&relation])?;
+        Ok(relation.onto(ranked))
+    }
+}
+
+/// The column of a key.
+fn field_of(expr: &Expr) -> String {
+    match expr {
+        Expr::Identifier(Ident { value, .. }) => value.clone(),
+        other => other.to_string(),
+    }
+}
