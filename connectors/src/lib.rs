@@ -24,6 +24,7 @@ mod seldom;
 mod sink_log;
 mod sql_table;
 mod sqlite;
+mod sqlite_table;
 mod stdout;
 mod table;
 #[cfg(test)]
@@ -59,8 +60,15 @@ pub const SINKS: &[Row<BuildSink>] = &[
     stdout::SINK,
 ];
 
-/// Every `[table.x] type = …` that is a file.
-pub const TABLES: &[Row<BuildTable>] = &[table::CSV, table::JSON];
+/// Every `[table.x] type = …` that is read from outside.
+#[rustfmt::skip]
+pub const TABLES: &[Row<BuildTable>] = &[
+    table::CSV,
+    table::JSON,
+    table::parquet::ROW,
+    postgres::TABLE,
+    sqlite_table::ROW,
+];
 
 /// Every `[[flow.x.task]] type = …` that speaks to a device or broker.
 #[rustfmt::skip]

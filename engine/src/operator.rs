@@ -57,6 +57,13 @@ pub trait Operator: Send {
         input
     }
 
+    /// Whether rows of this input may come now. What comes on an input that must
+    /// wait, its barriers too, stays on its edge; some input must be accepted. Asked
+    /// where an input is a table.
+    fn accepts(&self, _input: usize) -> bool {
+        true
+    }
+
     /// Columns of its inputs whose values it looks at itself, by index; `None`
     /// if it may look at any. Rows it only passes on, on a port of its input's
     /// shape, do not count: their readers are asked. Its state holds nothing of

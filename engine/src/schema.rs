@@ -22,6 +22,9 @@ pub struct StreamSchema {
     /// A row may be replaced by a later one: a window's running results and
     /// corrections. Only readers that know of it may read them.
     pub revises: bool,
+    /// Each batch is a whole version of a table, which takes the place of the
+    /// one before; it has no event time. Only readers of tables may read it.
+    pub is_table: bool,
 }
 
 impl StreamSchema {
@@ -31,7 +34,14 @@ impl StreamSchema {
     #[must_use]
     pub fn new(fields: Vec<Field>, time: Option<&str>) -> StreamSchema {
         let time = time.and_then(|name| fields.iter().position(|field| field.name() == name));
-        StreamSchema { columns: Arc::new(Schema::new(fields)), time, time_shift_us: 0, revises: false }
+        let columns = Arc::new(Schema::new(fields));
+        StreamSchema { columns, time, time_shift_us: 0, revises: false, is_table: false }
+    }
+
+    /// Versions of a table with these columns.
+    #[must_use]
+    pub fn of_table(columns: SchemaRef) -> StreamSchema {
+        StreamSchema { columns, time: None, time_shift_us: 0, revises: false, is_table: true }
     }
 
     /// Event times of a batch in microseconds, and which of them are NULL.

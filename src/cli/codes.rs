@@ -108,6 +108,12 @@ pub(super) const CODES: &[Code] = &[
         "type = \"join\"  on = \"a.k = b.k\"",
         "match = { within = \"5s\" }",
     ),
+    code(
+        "TG-T014",
+        "a join that a table cannot have",
+        "from = [\"presses\", \"rows\"]  kind = \"right\"",
+        "from = [\"rows\", \"presses\"]  kind = \"left\"",
+    ),
     code("TG-X001", "not an expression", "where = \"value >\"", "where = \"value > 50\""),
     code("TG-X002", "a column that does not exist", "where = \"valu > 50\"", "where = \"value > 50\""),
     code("TG-X003", "types that do not fit", "where = \"value\"", "where = \"value > 50\""),

@@ -41,6 +41,10 @@ pub(super) struct Built {
     pub(super) tasks: JoinSet<String>,
     pub(super) words: mpsc::Receiver<FromPart>,
     pub(super) sources: Vec<mpsc::Sender<Command>>,
+    /// Those of them that read tables.
+    pub(super) tables: Vec<mpsc::Sender<Command>>,
+    /// The names of the others.
+    pub(super) streams: BTreeSet<String>,
     pub(super) sinks: Vec<mpsc::Sender<Command>>,
     pub(super) parts: Vec<String>,
     pub(super) fingerprints: BTreeMap<String, String>,
@@ -71,6 +75,7 @@ pub(super) fn build(
     let mut outsides = checkpoint.outsides.clone();
     outsides.extend(of_sources.chain(of_sinks).filter(|(_, text)| !text.is_empty()));
     let unread = unread_rejects(&plan);
+    let tables = plan.sources.iter().filter(|node| node.part.stream.is_table);
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
@@ -79,11 +84,14 @@ pub(super) fn build(
         epoch,
         begins,
         words: words_in,
+        tables: tables.map(|node| node.name.clone()).collect(),
         readers: BTreeMap::new(),
         built: Built {
             tasks: JoinSet::new(),
             words,
             sources: Vec::new(),
+            tables: Vec::new(),
+            streams: BTreeSet::new(),
             sinks: Vec::new(),
             parts: Vec::new(),
             fingerprints: BTreeMap::new(),
@@ -128,8 +136,8 @@ fn fused(operators: &[OperatorNode], _sinks: &[SinkNode]) -> BTreeSet<String> {
 
 /// Ports `rejects` that no node reads.
 fn unread_rejects(plan: &Plan) -> Vec<PortRef> {
-    let of_sources =
-        plan.sources.iter().map(|node| PortRef { node: node.name.clone(), port: SOURCE_REJECTS });
+    let streams = plan.sources.iter().filter(|node| !node.part.stream.is_table);
+    let of_sources = streams.map(|node| PortRef { node: node.name.clone(), port: SOURCE_REJECTS });
     let of_operators = plan.operators.iter().flat_map(|node| {
         let rejects = node.part.ports.iter().position(|port| port.name == REJECTS);
         rejects.map(|port| PortRef { node: node.name.clone(), port })
@@ -143,6 +151,8 @@ fn unread_rejects(plan: &Plan) -> Vec<PortRef> {
 struct Draft {
     inputs: Vec<PortRef>,
     receivers: Vec<EdgeReceiver>,
+    /// Inputs that give tables.
+    tables: Vec<usize>,
     nodes: Vec<DraftNode>,
 }
 
@@ -159,6 +169,8 @@ struct Builder<'a> {
     epoch: u64,
     begins: u64,
     words: mpsc::Sender<FromPart>,
+    /// Sources that read tables.
+    tables: BTreeSet<String>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
     built: Built,
@@ -208,10 +220,17 @@ impl Builder<'_> {
                 .find(|draft| is_fused && draft.nodes.iter().any(|known| known.node.name == parent));
             match home {
                 Some(draft) => draft.nodes.push(node),
-                None => drafts.push(Draft { inputs, receivers: Vec::new(), nodes: vec![node] }),
+                None => {
+                    let tables = (0..inputs.len()).filter(|at| self.is_table(inputs.get(*at))).collect();
+                    drafts.push(Draft { inputs, receivers: Vec::new(), tables, nodes: vec![node] });
+                }
             }
         }
         Ok(drafts)
+    }
+
+    fn is_table(&self, input: Option<&PortRef>) -> bool {
+        input.is_some_and(|input| self.tables.contains(&input.node))
     }
 
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
@@ -302,7 +321,7 @@ impl Builder<'_> {
                 .collect();
             let name = draft.nodes.first().map(|node| node.node.name.clone()).unwrap_or_default();
             let slots = draft.nodes.into_iter().map(|node| self.slot(node, &children)).collect();
-            let segment = Segment { inputs: draft.receivers, slots };
+            let segment = Segment { inputs: draft.receivers, tables: draft.tables, slots };
             let task = async move {
                 segment.run().await;
                 name
@@ -334,6 +353,11 @@ impl Builder<'_> {
         }
         let (job, stats) = self.part(&node.name, "source", &["", "rejects"]);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        if node.part.stream.is_table {
+            self.built.tables.push(commands.clone());
+        } else {
+            self.built.streams.insert(node.name.clone());
+        }
         self.built.sources.push(commands);
         let outlets = Outlets { ports: self.ports(&node.name, 2), stats };
         let restored = self.checkpoint.sources.remove(&node.name);

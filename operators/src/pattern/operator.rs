@@ -160,7 +160,13 @@ impl Pattern {
         let bad = narrow(&all, &mut select, &mut |rows| out.emit(rows));
         if !bad.is_empty() {
             let time = Some(count + 1);
-            let stream = StreamSchema { columns: all.schema(), time, time_shift_us: 0, revises: false };
+            let stream = StreamSchema {
+                columns: all.schema(),
+                time,
+                time_shift_us: 0,
+                revises: false,
+                is_table: false,
+            };
             out.emit_to(REJECTS_PORT, reject_rows(&self.name, &stream, &all, bad)?);
         }
         Ok(())

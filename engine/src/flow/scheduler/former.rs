@@ -40,6 +40,7 @@ pub(super) fn flow_of(shared: &Shared, run: &OpenRun) -> Result<Arc<Flow>, Strin
         time: None,
         time_shift_us: 0,
         revises: false,
+        is_table: false,
     });
     let flow = shared.flows.workshop.former(&text, &run.flow, &run.revision, trigger);
     let mut flow = flow.map_err(|reason| format!("{changed} and cannot be built as it was: {reason}"))?;
