@@ -11,12 +11,14 @@ mod generate;
 mod http;
 mod json_template;
 mod kafka;
+mod lookup;
 mod modbus;
 mod mqtt;
 mod number;
 mod objects;
 mod opcua;
 mod postgres;
+mod redis;
 mod row_encoder;
 mod s3;
 mod schedule;
@@ -24,6 +26,7 @@ mod seldom;
 mod sink_log;
 mod sql_table;
 mod sqlite;
+mod sqlite_lookup;
 mod sqlite_table;
 mod stdout;
 mod table;
@@ -31,7 +34,7 @@ mod table;
 #[path = "../tests/support/topology.rs"]
 mod testing;
 
-use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTable, BuildTask, Row};
+use tidegate_engine::catalog::{BuildOperator, BuildSink, BuildSource, BuildTable, BuildTask, Row};
 
 /// Every `[source.x] type = …`.
 #[rustfmt::skip]
@@ -45,6 +48,9 @@ pub const SOURCES: &[Row<BuildSource>] = &[
     opcua::SOURCE,
     schedule::SOURCE,
 ];
+
+/// Every `[operator.x] type = …` that asks an outside system.
+pub const OPERATORS: &[Row<BuildOperator>] = &[lookup::ROW];
 
 /// Every `[sink.x] type = …`.
 #[rustfmt::skip]

@@ -13,6 +13,7 @@ pub mod error;
 pub mod event;
 pub mod expression;
 pub mod flow;
+pub mod lookup;
 pub mod operator;
 mod planted;
 pub mod reject;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use crate::error::OperatorError;
+use crate::lookup::LookupPlan;
 use crate::schema::StreamSchema;
 use crate::time::Time;
 
@@ -69,6 +70,12 @@ pub trait Operator: Send {
     /// shape, do not count: their readers are asked. Its state holds nothing of
     /// other columns: they may come and go while it is kept.
     fn reads(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// What rows are looked up with, where that is all a node does: it is run by
+    /// the runtime instead of this operator, since asking needs waiting.
+    fn lookup(&mut self) -> Option<LookupPlan> {
         None
     }
 

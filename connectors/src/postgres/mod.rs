@@ -14,11 +14,13 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::sink_log::part;
 use crate::sql_table::{SqlTable, TABLE_KEYS};
+pub(crate) use lookup::lookup;
 pub(crate) use table::ROW as TABLE;
 
 use remote::Postgres;
 use server::Server;
 
+mod lookup;
 mod remote;
 mod server;
 mod table;

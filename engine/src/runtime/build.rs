@@ -13,6 +13,7 @@ use super::edits;
 use super::egress::{self, QueuedSink};
 use super::ingress::{LoggedSource, REMEMBERED_BYTES, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
+use super::lookup::Stage;
 use super::outlets::Outlets;
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
 use super::segment::{Segment, Slot, Target};
@@ -20,6 +21,7 @@ use super::sink_driver::{Setup, SinkDriver};
 use super::source_driver::SourceDriver;
 use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
+use crate::lookup::LookupPlan;
 use crate::operator::Compaction;
 use crate::planted;
 use crate::sink::Sink;
@@ -85,6 +87,7 @@ pub(super) fn build(
         begins,
         words: words_in,
         tables: tables.map(|node| node.name.clone()).collect(),
+        lookups: Vec::new(),
         readers: BTreeMap::new(),
         built: Built {
             tasks: JoinSet::new(),
@@ -109,6 +112,7 @@ pub(super) fn build(
     for segment in &mut segments {
         builder.connect_inputs(segment);
     }
+    builder.start_lookups()?;
     builder.start_segments(segments, &fused);
     for source in plan.sources {
         builder.start_source(source);
@@ -171,6 +175,8 @@ struct Builder<'a> {
     words: mpsc::Sender<FromPart>,
     /// Sources that read tables.
     tables: BTreeSet<String>,
+    /// Look-ups, each with its input.
+    lookups: Vec<(PortRef, LookupPlan)>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
     built: Built,
@@ -205,6 +211,10 @@ impl Builder<'_> {
         for mut node in operators {
             self.built.fingerprints.insert(node.name.clone(), node.fingerprint.text().to_owned());
             self.restore(&mut node)?;
+            if let (Some(plan), Some(input)) = (node.part.operator.lookup(), node.inputs.first()) {
+                self.lookups.push((input.clone(), plan));
+                continue;
+            }
             if let Some(compaction) = node.part.operator.compaction() {
                 self.built.compactions.insert(node.name.clone(), compaction);
             }
@@ -307,6 +317,24 @@ impl Builder<'_> {
 
     fn connect_inputs(&mut self, draft: &mut Draft) {
         draft.receivers = draft.inputs.iter().map(|input| self.connect(input)).collect();
+    }
+
+    /// Starts what asks others, on the runtime that waits.
+    fn start_lookups(&mut self) -> Result<(), JobError> {
+        let lookups = std::mem::take(&mut self.lookups);
+        let inputs: Vec<_> = lookups.iter().map(|(input, _)| self.connect(input)).collect();
+        for ((_, plan), input) in lookups.into_iter().zip(inputs) {
+            let name = plan.node.clone();
+            let (job, stats) = self.part(&name, "operator", &["", REJECTS]);
+            let outlets = Outlets { ports: self.ports(&name, 2), stats };
+            let stage = Stage::new(plan, input, outlets, job);
+            let stage = stage.map_err(|error| JobError::State(format!("cannot start `{name}`: {error}")))?;
+            self.built.tasks.spawn(async move {
+                stage.run().await;
+                name
+            });
+        }
+        Ok(())
     }
 
     fn start_segments(&mut self, drafts: Vec<Draft>, fused: &BTreeSet<String>) {

@@ -17,6 +17,7 @@ pub(crate) mod ingress;
 pub mod job;
 pub mod ledger;
 mod leftover;
+mod lookup;
 mod outlets;
 mod parts;
 mod retry;
