@@ -72,6 +72,7 @@ pub const TABLES: &[Row<BuildTable>] = &[
     table::CSV,
     table::JSON,
     table::parquet::ROW,
+    table::recorded::ROW,
     postgres::TABLE,
     sqlite_table::ROW,
 ];

@@ -11,6 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::operator::Operator;
+use crate::sink::SinkPart;
 
 pub use feed::{TableFeed, as_version, version_of};
 
@@ -45,6 +46,8 @@ pub struct TablePart {
     /// The operator that keeps the table, where it is made from a stream. It
     /// gives no rows, and its state is what the table holds.
     pub recorder: Option<Box<dyn Operator>>,
+    /// What writes the rows of a stream where the table reads them.
+    pub sink: Option<SinkPart>,
 }
 
 /// A table under the name that queries give it.

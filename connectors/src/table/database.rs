@@ -81,7 +81,7 @@ pub(crate) fn part(config: &NodeConfig, database: impl Database + 'static) -> Re
     });
     let query = format!("SELECT {} FROM {from}", names.collect::<Vec<_>>().join(", "));
     let table = DatabaseTable { database, query, format, key, every };
-    Ok(TablePart { table: Arc::new(table), columns, recorder: None })
+    Ok(TablePart { table: Arc::new(table), columns, recorder: None, sink: None })
 }
 
 #[derive(Debug)]

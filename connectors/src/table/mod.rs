@@ -6,6 +6,7 @@
 pub(crate) mod database;
 mod infer;
 pub(crate) mod parquet;
+pub(crate) mod recorded;
 #[cfg(test)]
 mod tests;
 
@@ -108,7 +109,7 @@ fn build(config: &NodeConfig, context: &BuildContext, _inputs: &[Input]) -> Resu
     let key = key(&config, &columns)?;
     let table = FileTable { file, format, key };
     table.rows().map_err(broken)?;
-    Ok(TablePart { table: Arc::new(table), columns, recorder: None })
+    Ok(TablePart { table: Arc::new(table), columns, recorder: None, sink: None })
 }
 
 /// The columns that `key` names.

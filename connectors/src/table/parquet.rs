@@ -39,7 +39,7 @@ fn build(config: &NodeConfig, context: &BuildContext, _inputs: &[Input]) -> Resu
     let key = key(config, &columns)?;
     let table = ParquetTable { file, columns: Arc::clone(&columns), key };
     table.rows().map_err(broken)?;
-    Ok(TablePart { table: Arc::new(table), columns, recorder: None })
+    Ok(TablePart { table: Arc::new(table), columns, recorder: None, sink: None })
 }
 
 fn reader(file: &TableFile) -> Result<ParquetRecordBatchReaderBuilder<File>, String> {

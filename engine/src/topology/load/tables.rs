@@ -11,9 +11,10 @@ use crate::operator::{Input, OperatorPart};
 use crate::schema::StreamSchema;
 use crate::source::{SourcePart, WatermarkPolicy};
 use crate::table::{NamedTable, TableFeed, TablePart};
+use crate::topology::delivery;
 use crate::topology::fingerprint::Fingerprint;
 use crate::topology::node::NodeConfig;
-use crate::topology::plan::{OperatorNode, PortRef, SourceNode};
+use crate::topology::plan::{OperatorNode, PortRef, SinkNode, SourceNode};
 use crate::topology::sections::TABLE_KEYS;
 use crate::topology::value::Text;
 
@@ -23,10 +24,22 @@ impl Builder<'_> {
         let Some(row) = find(self.catalog.tables, &node.kind.value) else { return };
         let Some((inputs, ports)) = self.inputs(node) else { return };
         match (row.build)(node, self.context, &inputs) {
-            Ok(TablePart { table, columns, recorder }) => {
+            Ok(TablePart { table, columns, recorder, sink }) => {
                 self.loaded.tables.push(NamedTable { name: node.name.clone(), columns, table });
                 let keys = own_and(TABLE_KEYS, row.keys);
                 let name = format!("{}.table", node.name);
+                if let (Some(part), Some(input)) = (sink, ports.first().cloned()) {
+                    let fingerprint = Fingerprint::of_outside(node, &keys, &self.file);
+                    let (name, retry) = (name.clone(), delivery::retry(node));
+                    self.loaded.plan.sinks.push(SinkNode {
+                        name,
+                        part,
+                        queue: None,
+                        retry,
+                        input,
+                        fingerprint,
+                    });
+                }
                 if let Some(operator) = recorder {
                     let reads = operator.reads();
                     let part = OperatorPart { operator, ports: Vec::new() };
