@@ -94,6 +94,10 @@ impl Lookup for RedisLookup {
         KEYS_MAX
     }
 
+    fn at_once(&self) -> usize {
+        1
+    }
+
     async fn fetch(&self, keys: &RecordBatch) -> Result<Answers, LookupError> {
         let names: Vec<String> = key_texts(keys)?.iter().map(|values| self.template.fill(values)).collect();
         let mut kept = self.line.lock().await;

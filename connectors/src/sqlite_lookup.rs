@@ -53,6 +53,10 @@ impl Lookup for SqliteLookup {
         KEYS_MAX
     }
 
+    fn at_once(&self) -> usize {
+        1
+    }
+
     async fn fetch(&self, keys: &RecordBatch) -> Result<Answers, LookupError> {
         let (file, keys) = (Arc::clone(&self.0), keys.clone());
         let asked = tokio::task::spawn_blocking(move || file.ask(&keys)).await;

@@ -25,6 +25,12 @@ pub trait Lookup: Send + Sync {
         1
     }
 
+    /// Most requests that it works on at a time: what would wait for others inside
+    /// of it is not asked yet, so that waiting is no time-out.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// What is known of these keys, no two of which are equal and none of which
     /// has a NULL. May be given up while it waits, and asked again.
     ///

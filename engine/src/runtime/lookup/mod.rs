@@ -139,7 +139,8 @@ impl Stage {
     }
 
     fn start_requests(&mut self) -> Result<(), Stop> {
-        while self.flights.len() < self.plan.settings.in_flight {
+        let most = self.plan.settings.in_flight.min(self.plan.part.lookup.at_once());
+        while self.flights.len() < most {
             let Some(keys) = self.asked.next(self.plan.part.lookup.keys_max()) else { break };
             let parser = self.converter.parser();
             let columns = self.converter.convert_rows(keys.iter().map(|key| parser.parse(key)));
