@@ -5,7 +5,7 @@ use tidegate_engine::catalog::Catalog;
 /// The whole catalog.
 pub(crate) const CATALOG: Catalog = Catalog {
     sources: &[tidegate_connectors::SOURCES],
-    operators: &[tidegate_operators::OPERATORS],
+    operators: &[tidegate_operators::OPERATORS, tidegate_connectors::OPERATORS],
     composed: &[tidegate_operators::COMPOSED],
     sinks: &[tidegate_connectors::SINKS],
     tables: &[tidegate_connectors::TABLES, tidegate_operators::TABLES],

@@ -35,6 +35,19 @@ give  = { device = "device" }
 "#;
 /// Files that examples of tables read.
 const TABLES: [(&str, &str); 2] = [("presses.csv", "device,limit\n"), ("presses.jsonl", "")];
+/// Makes a file of Parquet.
+const MADE: &str = r#"
+[source.presses]
+type   = "file"
+path   = "presses.jsonl"
+schema = { device = "string", limit = "float64" }
+
+[sink.made]
+type   = "file"
+from   = "presses"
+path   = "made/"
+format = "parquet"
+"#;
 const FLOW: &str = r#"
 [flow.warn]
 params = { device = "string" }
@@ -105,12 +118,27 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
+/// The files that examples of tables read.
+fn make_tables(folder: &Path) {
+    for (file, text) in TABLES {
+        write(folder, file, text);
+    }
+    let database = rusqlite::Connection::open(folder.join("plant.db")).expect("opens");
+    database.execute_batch("CREATE TABLE presses (device TEXT, \"limit\" REAL)").expect("a table");
+    write(folder, "presses.jsonl", "{\"device\":\"p1\",\"limit\":5.5}\n");
+    let path = write(folder, "made.toml", MADE);
+    let made = tidegate(&["run", "--once", &path]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut files =
+        std::fs::read_dir(folder.join("made")).expect("a folder").map(|entry| entry.expect("one").path());
+    let file = files.find(|path| path.extension().is_some_and(|extension| extension == "parquet"));
+    std::fs::copy(file.expect("was made"), folder.join("presses.parquet")).expect("copies");
+}
+
 #[test]
 fn every_example_is_right() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (file, text) in TABLES {
-        write(folder.path(), file, text);
-    }
+    make_tables(folder.path());
     let all = examples();
     assert!(all.len() > 30, "{}", all.len());
     for (name, _, whole) in all {

@@ -123,7 +123,10 @@ fn each_protocol_library_stays_in_its_folder() {
     allowed("rusqlite::", &["engine/src/flow/", "connectors/src/sqlite"]);
     allowed("tokio_postgres::", &["connectors/src/postgres"]);
     allowed("object_store::", &["connectors/src/s3"]);
-    allowed("parquet::", &["connectors/src/objects"]);
+    allowed(
+        "parquet::",
+        &["connectors/src/objects", "connectors/src/table/parquet", "connectors/src/table/recorded"],
+    );
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn rows_of(name: &str) -> &'static [RecordBatch] {
 
 /// The queries of `examples/nexmark`, by name: topology and SQL.
 pub(crate) fn queries() -> Vec<(String, String, String)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/nexmark");
+    let folder = folder();
     let mut queries = Vec::new();
     for entry in std::fs::read_dir(folder).expect("the examples are there") {
         let path = entry.expect("can be read").path();
@@ -163,7 +163,8 @@ fn in_memory(text: &str, sink: &str) -> String {
             let from = part.lines().find(|line| line.starts_with("from")).expect("a sink reads something");
             return format!("[sink.out]\ntype = \"{sink}\"\n{from}");
         }
-        part.to_owned()
+        // The other files are named from where they stand.
+        part.replace("side_input.csv", &folder().join("side_input.csv").to_string_lossy())
     };
     text.split("\n\n").map(part).collect::<Vec<_>>().join("\n\n")
 }
@@ -238,7 +239,29 @@ pub(crate) fn batch_answer(engine: &Engine, sql: &str) -> Vec<String> {
         let table = MemTable::try_new(schema, vec![batches.to_vec()]).expect("rows of their schema");
         context.register_table(name, Arc::new(table)).expect("a new name");
     }
+    let side_input = MemTable::try_new(side_input().schema(), vec![vec![side_input()]]);
+    context
+        .register_table("side_input", Arc::new(side_input.expect("rows of their schema")))
+        .expect("a new name");
     lines(&asked(engine, &context, sql))
+}
+
+/// The table of `side_input.csv`.
+fn side_input() -> RecordBatch {
+    let text = std::fs::read_to_string(folder().join("side_input.csv")).expect("stands there");
+    let rows: Vec<(i64, String)> = text
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(','))
+        .map(|(key, value)| (key.parse().expect("a number"), value.to_owned()))
+        .collect();
+    let keys: ArrayRef = Arc::new(rows.iter().map(|row| Some(row.0)).collect::<Int64Array>());
+    RecordBatch::try_from_iter([("key", keys), ("value", texts(&rows, |row| &row.1))])
+        .expect("columns of one length")
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/nexmark")
 }
 
 /// Each row as `column=value …`, in no order.

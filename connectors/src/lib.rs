@@ -11,6 +11,7 @@ mod generate;
 mod http;
 mod json_template;
 mod kafka;
+mod lookup;
 mod modbus;
 mod mqtt;
 mod net_changes;
@@ -18,6 +19,7 @@ mod number;
 mod objects;
 mod opcua;
 mod postgres;
+mod redis;
 mod row_encoder;
 mod s3;
 mod schedule;
@@ -25,13 +27,15 @@ mod seldom;
 mod sink_log;
 mod sql_table;
 mod sqlite;
+mod sqlite_lookup;
+mod sqlite_table;
 mod stdout;
 mod table;
 #[cfg(test)]
 #[path = "../tests/support/topology.rs"]
 mod testing;
 
-use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTable, BuildTask, Row};
+use tidegate_engine::catalog::{BuildOperator, BuildSink, BuildSource, BuildTable, BuildTask, Row};
 
 /// Every `[source.x] type = …`.
 #[rustfmt::skip]
@@ -45,6 +49,9 @@ pub const SOURCES: &[Row<BuildSource>] = &[
     opcua::SOURCE,
     schedule::SOURCE,
 ];
+
+/// Every `[operator.x] type = …` that asks an outside system.
+pub const OPERATORS: &[Row<BuildOperator>] = &[lookup::ROW];
 
 /// Every `[sink.x] type = …`.
 #[rustfmt::skip]
@@ -60,8 +67,16 @@ pub const SINKS: &[Row<BuildSink>] = &[
     stdout::SINK,
 ];
 
-/// Every `[table.x] type = …` that is a file.
-pub const TABLES: &[Row<BuildTable>] = &[table::CSV, table::JSON];
+/// Every `[table.x] type = …` that is read from outside.
+#[rustfmt::skip]
+pub const TABLES: &[Row<BuildTable>] = &[
+    table::CSV,
+    table::JSON,
+    table::parquet::ROW,
+    table::recorded::ROW,
+    postgres::TABLE,
+    sqlite_table::ROW,
+];
 
 /// Every `[[flow.x.task]] type = …` that speaks to a device or broker.
 #[rustfmt::skip]

@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod expression;
 pub mod flow;
+pub mod lookup;
 pub mod operator;
 pub mod partition;
 mod planted;

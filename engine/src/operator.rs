@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 use crate::error::OperatorError;
+use crate::lookup::LookupPlan;
 use crate::partition::Partition;
 use crate::schema::StreamSchema;
 use crate::time::Time;
@@ -58,11 +59,24 @@ pub trait Operator: Send {
         input
     }
 
+    /// Whether rows of this input may come now. What comes on an input that must
+    /// wait, its barriers too, stays on its edge; some input must be accepted. Asked
+    /// where an input is a table.
+    fn accepts(&self, _input: usize) -> bool {
+        true
+    }
+
     /// Columns of its inputs whose values it looks at itself, by index; `None`
     /// if it may look at any. Rows it only passes on, on a port of its input's
     /// shape, do not count: their readers are asked. Its state holds nothing of
     /// other columns: they may come and go while it is kept.
     fn reads(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// What rows are looked up with, where that is all a node does: it is run by
+    /// the runtime instead of this operator, since asking needs waiting.
+    fn lookup(&mut self) -> Option<LookupPlan> {
         None
     }
 

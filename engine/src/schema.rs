@@ -35,6 +35,9 @@ pub enum StreamKind {
     Revises,
     /// Rows say how results change (`changelog`).
     Changelog,
+    /// Each batch is a whole version of a table, which takes the place of the
+    /// one before; it has no event time. Only readers of tables may read it.
+    Table,
 }
 
 impl StreamSchema {
@@ -50,6 +53,18 @@ impl StreamSchema {
             time_shift_us: 0,
             kind: StreamKind::Appends,
         }
+    }
+
+    /// Versions of a table with these columns.
+    #[must_use]
+    pub fn of_table(columns: SchemaRef) -> StreamSchema {
+        StreamSchema { columns, time: None, time_shift_us: 0, kind: StreamKind::Table }
+    }
+
+    /// Whether it is versions of a table.
+    #[must_use]
+    pub fn is_table(&self) -> bool {
+        self.kind == StreamKind::Table
     }
 
     /// Event times of a batch in microseconds, and which of them are NULL.

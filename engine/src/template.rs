@@ -71,6 +71,30 @@ impl Template {
         }
     }
 
+    /// The expressions that are inserted, in order.
+    #[must_use]
+    pub fn expressions(&self) -> Vec<Arc<dyn Expression>> {
+        let inserts = self.parts.iter().filter_map(|part| match part {
+            Part::Insert(expression) => Some(Arc::clone(expression)),
+            Part::Text(_) => None,
+        });
+        inserts.collect()
+    }
+
+    /// The text with these values for its expressions, in order.
+    #[must_use]
+    pub fn fill(&self, values: &[String]) -> String {
+        let mut values = values.iter();
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(literal),
+                Part::Insert(_) => text.push_str(values.next().map_or("", String::as_str)),
+            }
+        }
+        text
+    }
+
     /// The text of each row. NULL is inserted as nothing; `encode` is applied
     /// to each inserted value (for a URL, a topic, a header), never to the
     /// template's own text.

@@ -30,6 +30,7 @@ fn rows_that_stand_or(config: &NodeConfig, input: &Input, others: &[StreamKind])
         StreamKind::Changelog => {
             "changes are read by `filter`, `project`, `union`, `aggregate`, a table `latest` and sinks; a `window` over the same rows gives results that stand"
         }
+        StreamKind::Table => "a table is joined: type = \"join\", with the stream first",
         StreamKind::Revises | StreamKind::Appends => {
             "leave `early` and `allowed_lateness` out there, or read another window over the same rows"
         }

@@ -109,6 +109,12 @@ pub(super) const CODES: &[Code] = &[
         "match = { within = \"5s\" }",
     ),
     code(
+        "TG-T014",
+        "a join that a table cannot have",
+        "from = [\"presses\", \"rows\"]  kind = \"right\"",
+        "from = [\"rows\", \"presses\"]  kind = \"left\"",
+    ),
+    code(
         "TG-T016",
         "`parallelism` of an operator without a key to share its rows by",
         "type = \"sort\"  parallelism = 2",

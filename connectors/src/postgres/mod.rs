@@ -1,4 +1,5 @@
-//! The sink `postgres`: rows to a table of PostgreSQL, exactly once. Rows and
+//! PostgreSQL: tables that are read, and the sink `postgres`: rows to a table,
+//! exactly once. Rows and
 //! the marker of their epoch are committed together. This folder is the only
 //! place that names the client library.
 
@@ -13,11 +14,16 @@ use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::sink_log::part;
 use crate::sql_table::{SqlTable, TABLE_KEYS};
+pub(crate) use lookup::lookup;
+pub(crate) use table::ROW as TABLE;
+
 use remote::Postgres;
 use server::Server;
 
+mod lookup;
 mod remote;
 mod server;
+mod table;
 mod text;
 
 const KEYS: &[Key] = &[
@@ -57,6 +63,15 @@ table    = "public.readings"
 fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<SinkPart, ConfigError> {
     let mut problems = Vec::new();
     let table = SqlTable::from_config(config, &context.topology, &input.stream, true, &mut problems);
+    let server = server(config, &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+    Ok(part(config, context, Box::new(Postgres::new(server, table))))
+}
+
+/// Where the server is.
+fn server(config: &NodeConfig, problems: &mut Vec<Diagnostic>) -> Server {
     let url = SecretRef::new(config.table.str("url").unwrap_or_default());
     let checked = if url.is_reference() {
         url.check().map_err(|reason| ("TG-C014", reason))
@@ -66,9 +81,5 @@ fn build(config: &NodeConfig, context: &BuildContext, input: &Input) -> Result<S
     if let Err((code, reason)) = checked {
         problems.push(Diagnostic::error(code, reason).at(config.table.span_of("url")));
     }
-    if !problems.is_empty() {
-        return Err(ConfigError(problems));
-    }
-    let server = Server { url, password: config.table.str("password").map(SecretRef::new) };
-    Ok(part(config, context, Box::new(Postgres::new(server, table))))
+    Server { url, password: config.table.str("password").map(SecretRef::new) }
 }

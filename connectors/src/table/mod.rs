@@ -1,18 +1,25 @@
-//! Tables in files: small reference tables that queries of flows name. The
-//! file is read again at each look, so a changed file is seen by the next run;
-//! a row that does not fit fails the look and is never left out in silence.
+//! Tables in files and databases: reference tables that queries of flows name
+//! and streams are joined with. A file is read again at each look, so a changed
+//! file is seen by the next run; a row that does not fit fails the look and is
+//! never left out in silence.
 
+pub(crate) mod database;
 mod infer;
+pub(crate) mod parquet;
+pub(crate) mod recorded;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use tidegate_engine::catalog::{BuildTable, Row};
 use tidegate_engine::diagnostic::Diagnostic;
@@ -26,9 +33,15 @@ use tidegate_engine::topology::value::{Data, Entry, Text, Value};
 use crate::format::{COLUMN_KEYS, RowFormat};
 
 /// Largest file of a table: it is read whole at each look.
-const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// How often a file is looked at for a change: its time and size, not its rows.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-const PATH: Key = required("path", Kind::Text, "the file; it is read again whenever a query needs it");
+const PATH: Key = required(
+    "path",
+    Kind::Text,
+    "the file; it is read again whenever a query needs it, and for joins when it has changed",
+);
 const KEY: Key = optional("key", Kind::List(&Kind::Text), "columns whose values no two rows may share");
 /// As in `schema` of a source.
 const COLUMNS: Kind = Kind::Map(&Kind::AnyOf(&[Kind::Text, Kind::Table(COLUMN_KEYS)]));
@@ -50,7 +63,7 @@ const JSON_KEYS: &[Key] = &[PATH, KEY, required("schema", COLUMNS, "columns and 
 /// `[table.x] type = "csv"`
 pub(crate) const CSV: Row<BuildTable> = Row {
     name: "csv",
-    summary: "rows of a CSV file, for queries of flows",
+    summary: "rows of a CSV file, for joins and for queries of flows",
     keys: &[CSV_KEYS],
     example: r#"[table.presses]
 type = "csv"
@@ -63,7 +76,7 @@ key  = "device"
 /// `[table.x] type = "json"`
 pub(crate) const JSON: Row<BuildTable> = Row {
     name: "json",
-    summary: "rows of a file of JSON lines, for queries of flows",
+    summary: "rows of a file of JSON lines, for joins and for queries of flows",
     keys: &[JSON_KEYS],
     example: r#"[table.presses]
 type   = "json"
@@ -75,13 +88,7 @@ schema = { device = "string", limit = "float64" }
 
 fn build(config: &NodeConfig, context: &BuildContext, _inputs: &[Input]) -> Result<TablePart, ConfigError> {
     let at = |key: &str| config.table.span_of(key);
-    let shown = config.table.str("path").unwrap_or_default().to_owned();
-    let file = TableFile { path: context.path(&shown), shown };
-    if !file.path.exists() {
-        let help = format!("it was looked for in {}", context.base_dir.display());
-        let missing = Diagnostic::error("TG-C009", format!("there is no file `{}`", file.shown));
-        return Err(missing.at(at("path")).help(help).into());
-    }
+    let file = TableFile::named(config, context)?;
     let broken = |message: String| Diagnostic::error("TG-C037", message).at(at("path"));
     let mut config = config.clone();
     let format = Text::loose(config.kind.value.clone());
@@ -99,6 +106,14 @@ fn build(config: &NodeConfig, context: &BuildContext, _inputs: &[Input]) -> Resu
     }
     let format = RowFormat::from_config(&config, Vec::new())?;
     let columns = Arc::clone(format.stream_decoder().schema());
+    let key = key(&config, &columns)?;
+    let table = FileTable { file, format, key };
+    table.rows().map_err(broken)?;
+    Ok(TablePart { table: Arc::new(table), columns, recorder: None, sink: None })
+}
+
+/// The columns that `key` names.
+fn key(config: &NodeConfig, columns: &SchemaRef) -> Result<Vec<usize>, Diagnostic> {
     let mut key = Vec::new();
     for name in config.table.texts("key") {
         let found = columns.index_of(&name.value).map_err(|_| {
@@ -110,13 +125,11 @@ fn build(config: &NodeConfig, context: &BuildContext, _inputs: &[Input]) -> Resu
         })?;
         key.push(found);
     }
-    let table = FileTable { file, format, key };
-    table.rows().map_err(broken)?;
-    Ok(TablePart { table: Arc::new(table), columns, recorder: None })
+    Ok(key)
 }
 
 /// Gives a key of a node another value.
-fn set(config: &mut NodeConfig, key: &str, data: Data) {
+pub(crate) fn set(config: &mut NodeConfig, key: &str, data: Data) {
     let span = config.kind.span.clone();
     config.table.entries.retain(|entry| entry.key != key);
     let value = Value { span: span.clone(), data };
@@ -131,6 +144,23 @@ struct TableFile {
 }
 
 impl TableFile {
+    fn named(config: &NodeConfig, context: &BuildContext) -> Result<TableFile, Diagnostic> {
+        let shown = config.table.str("path").unwrap_or_default().to_owned();
+        let file = TableFile { path: context.path(&shown), shown };
+        if file.path.exists() {
+            return Ok(file);
+        }
+        let help = format!("it was looked for in {}", context.base_dir.display());
+        let missing = Diagnostic::error("TG-C009", format!("there is no file `{}`", file.shown));
+        Err(missing.at(config.table.span_of("path")).help(help))
+    }
+
+    /// Whatever changes when the file does.
+    fn stamp(&self) -> Option<String> {
+        let known = std::fs::metadata(&self.path).ok()?;
+        Some(format!("{} {}.{} {}", known.ino(), known.mtime(), known.mtime_nsec(), known.len()))
+    }
+
     fn bytes(&self) -> Result<Vec<u8>, String> {
         let failed = |error: std::io::Error| format!("cannot read {}: {error}", self.shown);
         let mut bytes = Vec::new();
@@ -155,37 +185,43 @@ impl ReferenceTable for FileTable {
     fn rows(&self) -> Result<Vec<RecordBatch>, String> {
         let name = &self.file.shown;
         let rows = decode(&self.format, &self.file.bytes()?).map_err(|reason| format!("{name}:{reason}"))?;
-        self.check_key(&rows).map_err(|reason| format!("{name}: {reason}"))?;
+        check_key(&self.key, &rows).map_err(|reason| format!("{name}: {reason}"))?;
         Ok(vec![rows])
+    }
+
+    fn reload_every(&self) -> Option<Duration> {
+        Some(LOOK_EVERY)
+    }
+
+    fn stamp(&self) -> Option<String> {
+        self.file.stamp()
     }
 }
 
-impl FileTable {
-    fn check_key(&self, rows: &RecordBatch) -> Result<(), String> {
-        if self.key.is_empty() {
-            return Ok(());
-        }
-        let failed = |error: arrow::error::ArrowError| error.to_string();
-        let columns: Vec<ArrayRef> =
-            self.key.iter().filter_map(|index| rows.columns().get(*index).cloned()).collect();
-        let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
-        let keys = RowConverter::new(fields).and_then(|converter| converter.convert_columns(&columns));
-        let keys = keys.map_err(failed)?;
-        let mut seen = HashSet::new();
-        for (row, key) in keys.iter().enumerate() {
-            if !seen.insert(key) {
-                let shown = columns.iter().map(|column| tidegate_engine::template::display(column, row));
-                let shown: Result<Vec<String>, _> = shown.collect();
-                let shown = shown.map_err(|error| error.to_string())?.join(", ");
-                return Err(format!("two rows have the key {shown}"));
-            }
-        }
-        Ok(())
+/// Refuses two rows with the same values in these columns.
+fn check_key(key: &[usize], rows: &RecordBatch) -> Result<(), String> {
+    if key.is_empty() {
+        return Ok(());
     }
+    let failed = |error: arrow::error::ArrowError| error.to_string();
+    let columns: Vec<ArrayRef> = key.iter().filter_map(|index| rows.columns().get(*index).cloned()).collect();
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let keys = RowConverter::new(fields).and_then(|converter| converter.convert_columns(&columns));
+    let keys = keys.map_err(failed)?;
+    let mut seen = HashSet::new();
+    for (row, key) in keys.iter().enumerate() {
+        if !seen.insert(key) {
+            let shown = columns.iter().map(|column| tidegate_engine::template::display(column, row));
+            let shown: Result<Vec<String>, _> = shown.collect();
+            let shown = shown.map_err(|error| error.to_string())?.join(", ");
+            return Err(format!("two rows have the key {shown}"));
+        }
+    }
+    Ok(())
 }
 
 /// Every row of a file, or the line of the first that is wrong and why.
-fn decode(format: &RowFormat, bytes: &[u8]) -> Result<RecordBatch, String> {
+pub(crate) fn decode(format: &RowFormat, bytes: &[u8]) -> Result<RecordBatch, String> {
     let mut decoder = format.stream_decoder();
     let mut rest = bytes;
     let mut first_line = 1;

@@ -20,6 +20,10 @@ struct Input {
     watermark: Option<Time>,
     idle: bool,
     ended: bool,
+    /// It gives a table and never any event time.
+    aside: bool,
+    /// Its reader has no room for its rows.
+    refused: bool,
     /// Its barrier of the epoch that is being aligned has come; nothing more
     /// is read from it until the others have caught up.
     at_barrier: bool,
@@ -45,11 +49,32 @@ impl Align {
         Align { inputs: vec![Input::default(); inputs], emitted: None, idle_told: false, barrier: None }
     }
 
+    /// This input gives a table: it has no watermark and holds none back. It
+    /// brings barriers and its end as all others.
+    pub fn set_aside(&mut self, input: usize) {
+        if let Some(state) = self.inputs.get_mut(input) {
+            (state.aside, state.idle) = (true, true);
+        }
+    }
+
+    /// Whether the operator takes rows of this input now.
+    pub fn set_accepted(&mut self, input: usize, accepted: bool) {
+        if let Some(state) = self.inputs.get_mut(input) {
+            state.refused = !accepted;
+        }
+    }
+
+    /// How far event time has come for the readers.
+    #[must_use]
+    pub fn emitted(&self) -> Option<Time> {
+        self.emitted
+    }
+
     /// Whether the loop may read from this input now.
     #[must_use]
     pub fn is_open(&self, input: usize) -> bool {
         let waits = |input: &Input| input.at_barrier && !planted!(BarrierOvertaken);
-        self.inputs.get(input).is_some_and(|input| !input.ended && !waits(input))
+        self.inputs.get(input).is_some_and(|input| !input.ended && !input.refused && !waits(input))
     }
 
     /// A watermark has come on an input.
@@ -70,7 +95,7 @@ impl Align {
 
     /// A batch has come on an input: it is not idle.
     pub fn on_batch(&mut self, input: usize) {
-        if let Some(state) = self.inputs.get_mut(input) {
+        if let Some(state) = self.inputs.get_mut(input).filter(|state| !state.aside) {
             state.idle = false;
             self.idle_told = false;
         }
@@ -179,6 +204,19 @@ mod tests {
         assert_eq!(align.on_watermark(0, Watermark::Idle), []);
         assert_eq!(align.on_watermark(1, Watermark::Idle), [Action::Advance(Time(5)), Action::Idle]);
         assert_eq!(align.on_watermark(1, Watermark::Idle), []);
+    }
+
+    #[test]
+    fn a_table_holds_no_watermark_back_and_brings_its_barrier() {
+        let mut align = Align::new(2);
+        align.set_aside(1);
+        assert_eq!(align.on_watermark(0, at(5)), [Action::Advance(Time(5))], "before its first rows");
+        align.on_batch(1);
+        assert_eq!(align.on_watermark(0, at(9)), [Action::Advance(Time(9))], "and behind them");
+        assert_eq!(align.on_barrier(0, barrier(1)), []);
+        assert_eq!(align.on_barrier(1, barrier(1)), [Action::Cut(barrier(1))]);
+        assert!(!align.on_end(0).contains(&Action::End));
+        assert_eq!(align.on_end(1), [Action::End]);
     }
 
     #[test]

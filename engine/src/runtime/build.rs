@@ -14,6 +14,7 @@ use super::edits;
 use super::egress::{self, QueuedSink};
 use super::ingress::{LoggedSource, REMEMBERED_BYTES, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
+use super::lookup::Stage;
 use super::outlets::Outlets;
 use super::parallel::{Role, Running, expand, node_of};
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
@@ -23,6 +24,7 @@ use super::source_driver::SourceDriver;
 use super::state_limit::StateLimit;
 use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
+use crate::lookup::LookupPlan;
 use crate::operator::Compaction;
 use crate::planted;
 use crate::schema::{RECEIVED, RECEIVED_PORT};
@@ -45,6 +47,10 @@ pub(super) struct Built {
     pub(super) tasks: JoinSet<String>,
     pub(super) words: mpsc::Receiver<FromPart>,
     pub(super) sources: Vec<mpsc::Sender<Command>>,
+    /// Those of them that read tables.
+    pub(super) tables: Vec<mpsc::Sender<Command>>,
+    /// The names of the others.
+    pub(super) streams: BTreeSet<String>,
     pub(super) sinks: Vec<mpsc::Sender<Command>>,
     pub(super) parts: Vec<String>,
     pub(super) fingerprints: BTreeMap<String, String>,
@@ -77,6 +83,7 @@ pub(super) fn build(
     let unread = unread_rejects(&plan);
     let timed = plan.sources.iter().filter(|node| node.part.stream.time.is_some());
     let alignment = Alignment::new(timed.map(|node| node.name.as_str()));
+    let tables = plan.sources.iter().filter(|node| node.part.stream.is_table());
     let (words_in, words) = mpsc::channel(WORDS_MAX);
     let mut builder = Builder {
         topology: plan.name,
@@ -86,11 +93,15 @@ pub(super) fn build(
         begins,
         words: words_in,
         alignment,
+        tables: tables.map(|node| node.name.clone()).collect(),
+        lookups: Vec::new(),
         readers: BTreeMap::new(),
         built: Built {
             tasks: JoinSet::new(),
             words,
             sources: Vec::new(),
+            tables: Vec::new(),
+            streams: BTreeSet::new(),
             sinks: Vec::new(),
             parts: Vec::new(),
             fingerprints: BTreeMap::new(),
@@ -109,6 +120,7 @@ pub(super) fn build(
     for segment in &mut segments {
         builder.connect_inputs(segment);
     }
+    builder.start_lookups()?;
     builder.start_segments(segments, &fused);
     for source in plan.sources {
         builder.start_source(source);
@@ -137,8 +149,8 @@ fn fused(operators: &[Running]) -> BTreeSet<String> {
 
 /// Ports `rejects` that no node reads.
 fn unread_rejects(plan: &Plan) -> Vec<PortRef> {
-    let of_sources =
-        plan.sources.iter().map(|node| PortRef { node: node.name.clone(), port: SOURCE_REJECTS });
+    let streams = plan.sources.iter().filter(|node| !node.part.stream.is_table());
+    let of_sources = streams.map(|node| PortRef { node: node.name.clone(), port: SOURCE_REJECTS });
     let of_operators = plan.operators.iter().flat_map(|node| {
         let rejects = node.part.ports.iter().position(|port| port.name == REJECTS);
         rejects.map(|port| PortRef { node: node.name.clone(), port })
@@ -152,6 +164,8 @@ fn unread_rejects(plan: &Plan) -> Vec<PortRef> {
 struct Draft {
     inputs: Vec<PortRef>,
     receivers: Vec<EdgeReceiver>,
+    /// Inputs that give tables.
+    tables: Vec<usize>,
     nodes: Vec<DraftNode>,
 }
 
@@ -170,6 +184,10 @@ struct Builder<'a> {
     words: mpsc::Sender<FromPart>,
     /// How far each source is.
     alignment: Arc<Alignment>,
+    /// Sources that read tables.
+    tables: BTreeSet<String>,
+    /// Look-ups, each with its input.
+    lookups: Vec<(PortRef, LookupPlan)>,
     /// Sending ends by the port they belong to.
     readers: BTreeMap<PortRef, Vec<EdgeSender>>,
     built: Built,
@@ -228,6 +246,10 @@ impl Builder<'_> {
         for Running { mut node, role } in operators {
             self.built.fingerprints.insert(node.name.clone(), node.fingerprint.text().to_owned());
             self.restore(&mut node)?;
+            if let (Some(plan), Some(input)) = (node.part.operator.lookup(), node.inputs.first()) {
+                self.lookups.push((input.clone(), plan));
+                continue;
+            }
             if let Some(compaction) = node.part.operator.compaction() {
                 self.built.compactions.insert(node.name.clone(), compaction);
             }
@@ -243,10 +265,17 @@ impl Builder<'_> {
                 .find(|draft| is_fused && draft.nodes.iter().any(|known| known.node.name == parent));
             match home {
                 Some(draft) => draft.nodes.push(node),
-                None => drafts.push(Draft { inputs, receivers: Vec::new(), nodes: vec![node] }),
+                None => {
+                    let tables = (0..inputs.len()).filter(|at| self.is_table(inputs.get(*at))).collect();
+                    drafts.push(Draft { inputs, receivers: Vec::new(), tables, nodes: vec![node] });
+                }
             }
         }
         Ok(drafts)
+    }
+
+    fn is_table(&self, input: Option<&PortRef>) -> bool {
+        input.is_some_and(|input| self.tables.contains(&input.node))
     }
 
     fn restore(&mut self, node: &mut OperatorNode) -> Result<(), JobError> {
@@ -325,6 +354,24 @@ impl Builder<'_> {
         draft.receivers = draft.inputs.iter().map(|input| self.connect(input)).collect();
     }
 
+    /// Starts what asks others, on the runtime that waits.
+    fn start_lookups(&mut self) -> Result<(), JobError> {
+        let lookups = std::mem::take(&mut self.lookups);
+        let inputs: Vec<_> = lookups.iter().map(|(input, _)| self.connect(input)).collect();
+        for ((_, plan), input) in lookups.into_iter().zip(inputs) {
+            let name = plan.node.clone();
+            let (job, stats) = self.part(&name, "operator", &["", REJECTS]);
+            let outlets = Outlets { ports: self.ports(&name, 2), stats };
+            let stage = Stage::new(plan, input, outlets, job);
+            let stage = stage.map_err(|error| JobError::State(format!("cannot start `{name}`: {error}")))?;
+            self.built.tasks.spawn(async move {
+                stage.run().await;
+                name
+            });
+        }
+        Ok(())
+    }
+
     fn start_segments(&mut self, drafts: Vec<Draft>, fused: &BTreeSet<String>) {
         for draft in drafts {
             let index_of: BTreeMap<String, usize> =
@@ -337,7 +384,7 @@ impl Builder<'_> {
                 .collect();
             let name = draft.nodes.first().map(|node| node.node.name.clone()).unwrap_or_default();
             let slots = draft.nodes.into_iter().map(|node| self.slot(node, &children)).collect();
-            let segment = Segment { inputs: draft.receivers, slots };
+            let segment = Segment { inputs: draft.receivers, tables: draft.tables, slots };
             let task = async move {
                 segment.run().await;
                 name
@@ -373,6 +420,11 @@ impl Builder<'_> {
         let names: &[&str] = if is_read { &["", REJECTS, RECEIVED] } else { &["", REJECTS] };
         let (job, stats) = self.part(&node.name, "source", names);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        if node.part.stream.is_table() {
+            self.built.tables.push(commands.clone());
+        } else {
+            self.built.streams.insert(node.name.clone());
+        }
         self.built.sources.push(commands);
         let outlets = Outlets { ports, stats };
         let restored = self.checkpoint.sources.remove(&node.name);

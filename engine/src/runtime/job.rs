@@ -1,6 +1,6 @@
 //! A running topology: its parts, its epochs, its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -210,6 +210,10 @@ struct Coordinator {
     tasks: JoinSet<String>,
     words: mpsc::Receiver<FromPart>,
     sources: Vec<mpsc::Sender<Command>>,
+    /// Those of them that read tables: they end when nobody is left to join.
+    tables: Vec<mpsc::Sender<Command>>,
+    /// The others that have not ended.
+    streams: BTreeSet<String>,
     sinks: Vec<mpsc::Sender<Command>>,
     fingerprints: BTreeMap<String, String>,
     outsides: BTreeMap<String, String>,
@@ -242,6 +246,8 @@ impl Coordinator {
             tasks: built.tasks,
             words: built.words,
             sources: built.sources,
+            tables: built.tables,
+            streams: built.streams,
             sinks: built.sinks,
             fingerprints: built.fingerprints,
             outsides: built.outsides,
@@ -326,7 +332,12 @@ impl Coordinator {
     async fn on_word(&mut self, from: FromPart) -> Result<bool, JobError> {
         let complete = match from.word {
             Word::Report(epoch, report) => self.ledger.report(&from.part, epoch, report),
-            Word::Ended(report) => self.ledger.ended(&from.part, report),
+            Word::Ended(report) => {
+                if self.streams.remove(from.part.as_ref()) && self.streams.is_empty() {
+                    tell(&self.tables, Command::Drain).await;
+                }
+                self.ledger.ended(&from.part, report)
+            }
             Word::WantsCommit => {
                 self.commit_wanted_since.get_or_insert_with(Instant::now);
                 None

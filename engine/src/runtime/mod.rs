@@ -18,6 +18,7 @@ pub(crate) mod ingress;
 pub mod job;
 pub mod ledger;
 mod leftover;
+mod lookup;
 mod outlets;
 mod parallel;
 mod parts;

@@ -45,6 +45,8 @@ pub(super) enum Target {
 /// Operators in calling order; the first one reads the inputs.
 pub(super) struct Segment {
     pub(super) inputs: Vec<EdgeReceiver>,
+    /// Inputs that give tables.
+    pub(super) tables: Vec<usize>,
     pub(super) slots: Vec<Slot>,
 }
 
@@ -94,8 +96,14 @@ impl Segment {
 
     async fn serve(&mut self) -> Result<(), Stop> {
         let mut align = Align::new(self.inputs.len());
+        self.tables.iter().for_each(|input| align.set_aside(*input));
         let mut turn = 0;
         loop {
+            if !self.tables.is_empty() {
+                let operator = self.slots.first().map(|slot| &slot.operator);
+                let accepts = |input| operator.is_none_or(|operator| operator.accepts(input));
+                (0..self.inputs.len()).for_each(|input| align.set_accepted(input, accepts(input)));
+            }
             let (input, event) = next_event(&mut self.inputs, &align, &mut turn).await;
             let actions = match event {
                 // A sender that went without an end has failed; its job knows.
@@ -103,6 +111,10 @@ impl Segment {
                 Some(Event::Batch(batch)) => {
                     align.on_batch(input);
                     self.work(Work::Batch(0, input, batch)).await?;
+                    // Rows that have waited for a table held the watermark back.
+                    if let Some(time) = align.emitted().filter(|_| self.tables.contains(&input)) {
+                        self.work(Work::Forward(0, Event::Watermark(Watermark::Time(time)))).await?;
+                    }
                     continue;
                 }
                 Some(Event::Watermark(watermark)) => align.on_watermark(input, watermark),

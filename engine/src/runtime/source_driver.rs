@@ -54,6 +54,8 @@ pub(super) struct SourceDriver {
     opened: bool,
     /// It has been open at least once.
     begun: bool,
+    /// It ends with its first rows.
+    drained: bool,
     silence: Option<Arc<dyn Silence>>,
     transit: Arc<Transit>,
     /// Readers of the port `received`, if there are any.
@@ -106,6 +108,7 @@ impl SourceDriver {
             last_epoch: 0,
             started: Instant::now(),
             opened: false,
+            drained: false,
             silence: None,
             transit: Arc::default(),
         }
@@ -211,6 +214,8 @@ impl SourceDriver {
         match command {
             Command::Commit(epoch) => self.on_commit(epoch).await,
             Command::Acknowledge(epoch) => self.on_acknowledge(epoch).await,
+            // Rows wait for a table that has not been read yet.
+            Command::Drain if self.stream.is_table() && self.position.is_none() => self.drained = true,
             Command::Drain => return Err(Stop::End),
             Command::Barrier(barrier) => {
                 self.last_epoch = barrier.epoch;
@@ -289,6 +294,9 @@ impl SourceDriver {
         let received = received.unwrap_or_else(|| self.clock.now());
         self.send_rows(usize::try_from(partition).unwrap_or(0), batch, received).await?;
         self.position = Some(position);
+        if self.drained {
+            return Err(Stop::End);
+        }
         if self.commit_quickly {
             self.job.say(Word::WantsCommit).await;
         }
@@ -297,7 +305,7 @@ impl SourceDriver {
 
     /// Sends rows, cut where a row lies behind the watermark raised before it.
     async fn send_rows(&mut self, partition: usize, batch: RecordBatch, now: Time) -> Result<(), Stop> {
-        if batch.num_rows() == 0 {
+        if batch.num_rows() == 0 && !self.stream.is_table() {
             return Ok(());
         }
         if self.stream.time.is_none() {

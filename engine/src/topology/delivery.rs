@@ -171,7 +171,9 @@ pub(super) fn accepts(node: &NodeConfig, part: &SinkPart, kind: StreamKind) -> b
 pub(super) fn keeps_them_all(node: &NodeConfig, input: &Input) -> Diagnostic {
     let columns = match input.stream.kind {
         StreamKind::Changelog => "the column `change` says what each row is",
-        StreamKind::Revises | StreamKind::Appends => "the columns `revision` and `final` tell results apart",
+        StreamKind::Revises | StreamKind::Appends | StreamKind::Table => {
+            "the columns `revision` and `final` tell results apart"
+        }
     };
     let message = format!(
         "`{}` gives results again when they change, and `{}` would keep them all",

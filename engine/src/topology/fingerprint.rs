@@ -76,7 +76,8 @@ impl Fingerprint {
             read.map(|(_, field)| field.name().clone()).collect::<Vec<_>>()
         };
         fingerprint.reads = reads.map(|_| inputs.iter().flat_map(of_input).collect());
-        for input in inputs {
+        // A table is read again: what is kept of it is no reason to refuse.
+        for input in inputs.iter().filter(|input| !input.stream.is_table()) {
             for field in input.stream.columns.fields() {
                 let column = format!(" {}:{}", field.name(), crate::schema::type_name(field.data_type()));
                 fingerprint.text.push_str(&column);

@@ -3,6 +3,7 @@
 
 mod composed;
 mod made;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use std::time::Duration;
 use crate::catalog::{BuildOperator, Catalog, Row, find};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::error::ConfigError;
-use crate::operator::{Input, OperatorPart};
+use crate::operator::Input;
 use crate::schema::{RECEIVED, StreamSchema, received_stream, rejects_schema};
 use crate::source::{SourcePart, WatermarkPolicy};
-use crate::table::{NamedTable, TablePart};
+use crate::table::NamedTable;
 use crate::topology::check::{check_node, own_and};
 use crate::topology::delivery;
 use crate::topology::fingerprint::{Fingerprint, SourceText};
@@ -26,7 +27,7 @@ use crate::topology::parse::{Parsed, parse_with};
 use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
 use crate::topology::references::{check_names, order, split_port};
 pub use crate::topology::retention::Retention;
-use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TABLE_KEYS, TOPOLOGY_KEYS};
+use crate::topology::sections::{OPERATOR_KEYS, SINK_KEYS, SOURCE_KEYS, TOPOLOGY_KEYS};
 use crate::topology::unique::unique;
 use made::clock_name;
 
@@ -277,26 +278,6 @@ impl Builder<'_> {
         }
     }
 
-    /// A table; one that is made from a stream has an operator that keeps it.
-    fn table(&mut self, node: &NodeConfig) {
-        let Some(row) = find(self.catalog.tables, &node.kind.value) else { return };
-        let Some((inputs, ports)) = self.inputs(node) else { return };
-        match (row.build)(node, self.context, &inputs) {
-            Ok(TablePart { table, columns, recorder }) => {
-                self.loaded.tables.push(NamedTable { name: node.name.clone(), columns, table });
-                if let Some(operator) = recorder {
-                    let (reads, keys) = (operator.reads(), own_and(TABLE_KEYS, row.keys));
-                    let part = OperatorPart { operator, ports: Vec::new() };
-                    let fingerprint =
-                        Fingerprint::of_state(node, &inputs, reads.as_deref(), &keys, &self.file);
-                    let name = format!("{}.table", node.name);
-                    self.loaded.plan.operators.push(OperatorNode::new(name, part, ports, fingerprint));
-                }
-            }
-            Err(error) => self.diagnostics.extend(error.0),
-        }
-    }
-
     fn sink(&mut self, node: &NodeConfig) {
         let Some(row) = find(self.catalog.sinks, &node.kind.value) else { return };
         let Some((inputs, ports)) = self.inputs(node) else { return };
@@ -345,7 +326,12 @@ impl Builder<'_> {
         for text in node.table.texts("from") {
             let (name, port_name) = split_port(&text.value);
             self.read.insert(name.to_owned());
-            let streams = self.streams.get(name)?;
+            let Some(streams) = self.streams.get(name) else {
+                let (input, port) = self.joined_table(node, text)?;
+                inputs.push(input);
+                ports.push(port);
+                continue;
+            };
             let found = streams.iter().enumerate().find(|(_, (port, _))| port == port_name);
             let Some((port, (_, stream))) = found else {
                 let named: Vec<&str> =

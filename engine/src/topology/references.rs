@@ -37,6 +37,14 @@ pub(super) fn split_port(reference: &str) -> (&str, &str) {
     reference.split_once('.').unwrap_or((reference, ""))
 }
 
+/// Operators whose `from` may name a table.
+const READERS_OF_TABLES: &[&str] = &["join"];
+
+/// Whether a node may read versions of a table.
+fn reads_tables(node: &NodeConfig) -> bool {
+    node.section == Section::Operator && READERS_OF_TABLES.contains(&node.kind.value.as_str())
+}
+
 /// Nodes in an order in which each comes after those it reads.
 pub(super) fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usize> {
     let named = |wanted: &[Section]| -> BTreeMap<&str, usize> {
@@ -46,6 +54,7 @@ pub(super) fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usiz
     let readable = named(&[Section::Source, Section::Operator]);
     // What a trigger gives starts flows; its other ports, such as `late`, give rows.
     let triggers = named(&[Section::Trigger]);
+    let tables = named(&[Section::Table]);
     let mut waits_for: Vec<BTreeSet<usize>> = Vec::new();
     for node in nodes {
         let mut wanted = BTreeSet::new();
@@ -56,7 +65,8 @@ pub(super) fn order(nodes: &[NodeConfig], out: &mut Vec<Diagnostic>) -> Vec<usiz
         for text in node.table.texts("from") {
             let (name, port) = split_port(&text.value);
             let of_trigger = triggers.get(name).filter(|_| !port.is_empty());
-            match readable.get(name).or(of_trigger) {
+            let of_table = tables.get(name).filter(|_| port.is_empty() && reads_tables(node));
+            match readable.get(name).or(of_trigger).or(of_table) {
                 Some(index) => {
                     wanted.insert(*index);
                 }

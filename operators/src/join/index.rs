@@ -13,7 +13,7 @@ pub(super) struct Entry {
 
 /// Hashes are hashes already.
 #[derive(Default)]
-struct AsIs(u64);
+pub(super) struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn finish(&self) -> u64 {

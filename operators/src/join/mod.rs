@@ -1,5 +1,5 @@
 //! `join`: rows of two streams that belong together and lie near each other in
-//! event time.
+//! event time, or rows of a stream with those of a table.
 
 mod as_of;
 mod bound;
@@ -12,6 +12,7 @@ mod pairs;
 mod reshare;
 mod state;
 mod store;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -66,18 +67,18 @@ const KEYS: &[Key] = &[
     optional(
         "kind",
         Kind::Word(&["inner", "left", "right", "full"]),
-        "rows of which side leave without a partner too: \"inner\" (none) if left out",
+        "rows of which side leave without a partner too: \"inner\" (none) if left out; inner or left for a table",
     ),
     optional(
         "match",
         Kind::Table(MATCH_KEYS),
-        "how near in event time they must be: within, window or as_of",
+        "how near in event time they must be: within, window or as_of; not for a table, whose rows have no time",
     ),
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
     name: "join",
-    summary: "rows of two streams that belong together, near each other in event time",
+    summary: "rows of two streams that belong together, near each other in event time; or of a stream and a table",
     keys: &[KEYS],
     example: r#"[operator.joined]
 type  = "join"
@@ -106,6 +107,9 @@ fn build(
     _context: &BuildContext,
     inputs: &[Input],
 ) -> Result<OperatorPart, ConfigError> {
+    if inputs.iter().any(|input| input.stream.is_table()) {
+        return table::build(config, &two(config, inputs)?);
+    }
     let (layout, near) = layout(config, inputs)?;
     let port = |name: &str, stream: &StreamSchema| Port { name: name.into(), stream: stream.clone() };
     let ports =

@@ -65,7 +65,7 @@ fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Resu
         rows: Arc::clone(&rows),
         keys_whole_max: KEYS_WHOLE_MAX,
     };
-    Ok(TablePart { table: rows, columns, recorder: Some(Box::new(recorder)) })
+    Ok(TablePart { table: rows, columns, recorder: Some(Box::new(recorder)), sink: None })
 }
 
 /// What the operator writes and queries read.

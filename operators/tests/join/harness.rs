@@ -60,14 +60,18 @@ pub(crate) fn batch(rows: &[R]) -> RecordBatch {
 
 /// Builds the join of a topology's text for inputs of these names.
 pub(crate) fn build(text: &str, names: [&str; 2]) -> Result<OperatorPart, ConfigError> {
+    build_for(text, &names.map(|name| Input { name: name.into(), stream: stream() }))
+}
+
+/// The same for inputs of other shapes.
+pub(crate) fn build_for(text: &str, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
     let (parsed, problems) = parse(text);
     assert_eq!(problems, []);
     let context =
         BuildContext::new("test", PathBuf::from("."), std::env::temp_dir(), Arc::new(SqlExpressions::new()));
     let row: Option<&Row<BuildOperator>> =
         tidegate_operators::OPERATORS.iter().find(|row| row.name == "join");
-    let inputs = names.map(|name| Input { name: name.into(), stream: stream() });
-    (row.expect("a join").build)(&parsed.nodes[0], &context, &inputs)
+    (row.expect("a join").build)(&parsed.nodes[0], &context, inputs)
 }
 
 pub(crate) fn text(on: &str, kind: &str, near: &str) -> String {

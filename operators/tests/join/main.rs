@@ -14,4 +14,5 @@ mod harness;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod oracle;
+mod table;
 mod within;
