@@ -1,7 +1,8 @@
 //! From a plan to running parts: edges made, state restored, loops started.
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -12,7 +13,6 @@ use super::checkpoint::{Checkpoint, OperatorState};
 use super::edge::{EDGE_BYTES_MAX, EDGE_EVENTS_MAX, EdgeReceiver, EdgeSender, edge};
 use super::edits;
 use super::egress::{self, QueuedSink};
-use super::ingress::{LoggedSource, REMEMBERED_BYTES, Shelf};
 use super::job::{JobConfig, JobError, WORDS_MAX};
 use super::lookup::Stage;
 use super::outlets::Outlets;
@@ -20,20 +20,16 @@ use super::parallel::{Role, Running, expand, node_of};
 use super::parts::{COMMANDS_MAX, Command, FromPart, JobLine};
 use super::segment::{Segment, Slot, Target};
 use super::sink_driver::{Setup, SinkDriver};
-use super::source_driver::SourceDriver;
 use super::state_limit::StateLimit;
 use super::stats::NodeStats;
 use crate::dead_letters::{DeadLetters, UnreadRejects};
 use crate::lookup::LookupPlan;
 use crate::operator::Compaction;
 use crate::planted;
-use crate::schema::{RECEIVED, RECEIVED_PORT};
 use crate::sink::Sink;
-use crate::source::SourcePart;
-use crate::storage::log::LogLimits;
 use crate::topology::delivery::RetryPolicy;
 use crate::topology::fingerprint::Fingerprint;
-use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode, SourceNode};
+use crate::topology::plan::{OperatorNode, Plan, PortRef, SinkNode};
 
 /// The port of rows that could not be used.
 const REJECTS: &str = "rejects";
@@ -408,62 +404,4 @@ impl Builder<'_> {
         let limit = StateLimit::new(node.state_max, Arc::clone(&stats));
         Slot { operator: node.part.operator, stats, job, ports, quarantine, limit }
     }
-
-    fn start_source(&mut self, mut node: SourceNode) {
-        if node.part.logged {
-            let folder = self.config.data_dir.join("ingress").join(&node.name);
-            let unique = std::mem::take(&mut node.unique);
-            node.part = logged(node.part, &node.name, folder, unique, self.config);
-        }
-        let ports = self.ports(&node.name, RECEIVED_PORT + 1);
-        let is_read = ports.get(RECEIVED_PORT).is_some_and(|readers| !readers.is_empty());
-        let names: &[&str] = if is_read { &["", REJECTS, RECEIVED] } else { &["", REJECTS] };
-        let (job, stats) = self.part(&node.name, "source", names);
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        if node.part.stream.is_table() {
-            self.built.tables.push(commands.clone());
-        } else {
-            self.built.streams.insert(node.name.clone());
-        }
-        self.built.sources.push(commands);
-        let outlets = Outlets { ports, stats };
-        let restored = self.checkpoint.sources.remove(&node.name);
-        let (position, watermark) = restored.unwrap_or_default();
-        let wanted = node.part.replayable || node.part.source.remembers();
-        let position = position.filter(|_| wanted && !planted!(PositionForgotten));
-        let watermark = watermark.filter(|_| !planted!(WatermarkForgotten));
-        let clock = Arc::clone(&self.config.clock);
-        let alignment = Arc::clone(&self.alignment);
-        let driver =
-            SourceDriver::new(&node.part, outlets, job, receiver, clock, (position, watermark), alignment);
-        let name = node.name;
-        self.built.tasks.spawn(async move {
-            driver.run(node.part).await;
-            name
-        });
-    }
-}
-
-/// A source that goes through its ingress log.
-fn logged(
-    part: SourcePart,
-    node: &str,
-    folder: PathBuf,
-    unique: Vec<usize>,
-    config: &JobConfig,
-) -> SourcePart {
-    let shelf = Shelf {
-        node: node.to_owned(),
-        folder,
-        vfs: Arc::clone(&config.vfs),
-        limits: LogLimits {
-            bytes_kept: if unique.is_empty() { 0 } else { REMEMBERED_BYTES },
-            ..config.log_limits
-        },
-        clock: Arc::clone(&config.clock),
-        stream: part.stream.clone(),
-        unique,
-    };
-    let source = Box::new(LoggedSource::new(part.source, shelf));
-    SourcePart { source, replayable: true, commit_quickly: false, ..part }
 }
