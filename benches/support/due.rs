@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, TimestampMicrosecondType};
 use async_trait::async_trait;
 use tidegate_engine::catalog::{Catalog, Row};
@@ -22,14 +22,21 @@ use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::sink::{Sink, SinkPart};
 use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
 use tidegate_engine::time::time_type;
-use tidegate_engine::topology::key::{Key, Kind, required};
+use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use super::now;
 use crate::catalog;
 
-const KEYS: &[Key] =
-    &[required("rows", Kind::Int(1, i64::MAX), "how many"), required("every", Kind::Duration, "one of them")];
+const KEYS: &[Key] = &[
+    required("rows", Kind::Int(1, i64::MAX), "how many times"),
+    required("every", Kind::Duration, "one of them"),
+    optional(
+        "burst",
+        Kind::Int(1, 1_000),
+        "so many rows each time, a microsecond apart, each of a key of its own",
+    ),
+];
 
 /// The engine's catalog with the source `due` and the sink `arrived`.
 pub(crate) const CATALOG: Catalog = Catalog {
@@ -66,14 +73,19 @@ impl Pace {
 }
 
 fn due(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, ConfigError> {
-    let fields = vec![Field::new("ts", time_type(), false), Field::new("value", DataType::Float64, true)];
+    let fields = vec![
+        Field::new("ts", time_type(), false),
+        Field::new("value", DataType::Float64, true),
+        Field::new("key", DataType::Int64, true),
+    ];
+    let burst = config.table.int("burst").unwrap_or(1);
     let stream = StreamSchema::new(fields, Some("ts"));
     let every = config.table.duration("every").expect("is required");
     let rows = config.table.int_as("rows").expect("is required");
     let start = now() + Duration::from_millis(50);
     let pace = *context.shared.get_or_insert("pace", || Pace { start, every, rows });
     Ok(SourcePart {
-        source: Box::new(Due { row: 0, pace, stream: stream.clone() }),
+        source: Box::new(Due { row: 0, burst, pace, stream: stream.clone() }),
         stream,
         watermark: WatermarkPolicy { max_future: None, ..WatermarkPolicy::default() },
         replayable: true,
@@ -82,9 +94,10 @@ fn due(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Config
     })
 }
 
-/// A row at each due time; its event time is its number in milliseconds.
+/// A row, or so many, at each due time; event time is its number in milliseconds.
 struct Due {
     row: i64,
+    burst: i64,
     pace: Pace,
     stream: StreamSchema,
 }
@@ -100,9 +113,11 @@ impl Source for Due {
             return Ok(Polled::End);
         }
         wait_until(self.pace.due(self.row)).await;
+        let times = (0..self.burst).map(|row| self.row * 1_000 + row);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(TimestampMicrosecondArray::from(vec![self.row * 1_000]).with_timezone("UTC")),
-            Arc::new(Float64Array::from(vec![1.0])),
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+            Arc::new(Float64Array::from(vec![1.0; self.burst as usize])),
+            Arc::new(Int64Array::from_iter_values(0..self.burst)),
         ];
         self.row += 1;
         let batch = RecordBatch::try_new(Arc::clone(&self.stream.columns), columns).expect("its schema");

@@ -124,10 +124,11 @@ pub(crate) fn percentiles(times: &[Duration]) -> String {
     sorted.sort_by(f64::total_cmp);
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share) as usize];
     format!(
-        "p50 {:7.0} p99 {:7.0} p99.9 {:7.0} max {:7.0} µs of {}",
+        "p50 {:7.0} p99 {:7.0} p99.9 {:7.0} p99.99 {:7.0} max {:7.0} µs of {}",
         at(0.5),
         at(0.99),
         at(0.999),
+        at(0.9999),
         at(1.0),
         sorted.len()
     )
