@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int64Type, UInt64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::OperatorError;
@@ -66,7 +67,11 @@ pub fn columns_of(columns: Vec<usize>) -> KeyOf {
 /// Adds a column to hashes; values that are equal count alike, whatever the
 /// type's width, and texts whatever their layout.
 fn add(column: &ArrayRef, hashes: &mut [u64]) -> Result<(), OperatorError> {
-    let simple = simple_type(column.data_type());
+    let Some(simple) = simple_type(column.data_type()) else {
+        let texts = ArrayFormatter::try_new(column, &FormatOptions::default())?;
+        each(column, hashes, |row| texts.value(row).to_string());
+        return Ok(());
+    };
     let column = if simple == *column.data_type() { Arc::clone(column) } else { cast(column, &simple)? };
     let wrong = || OperatorError::new(format!("{} cannot be a key", column.data_type()));
     if let Some(values) = column.as_primitive_opt::<Int64Type>() {
@@ -104,13 +109,14 @@ fn float_bytes(value: f64) -> [u8; 8] {
     value.to_le_bytes()
 }
 
-/// The one type that stands for all whose values may be equal.
+/// The one type that stands for all whose values may be equal; `None`: lists and
+/// structs count as the texts that they are shown as.
 #[allow(
     clippy::wildcard_enum_match_arm,
-    reason = "Arrow's list of types is open; what else can be a text is one"
+    reason = "Arrow's list of types is open; whatever else comes is shown as text"
 )]
-fn simple_type(data_type: &DataType) -> DataType {
-    match data_type {
+fn simple_type(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => DataType::Int64,
         DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => DataType::Int64,
         DataType::Boolean | DataType::Date32 => DataType::Int64,
@@ -121,9 +127,10 @@ fn simple_type(data_type: &DataType) -> DataType {
         DataType::Decimal128(..) | DataType::Decimal256(..) => data_type.clone(),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
         DataType::FixedSizeBinary(_) => DataType::Binary,
-        DataType::Dictionary(_, values) => simple_type(values),
-        _ => DataType::Utf8,
-    }
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Dictionary(_, values) => return simple_type(values),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -45,6 +45,14 @@ fn late_rows_are_decided_one_by_one() {
         let late: Vec<&str> = lines[1].iter().map(|line| &line[19..21]).collect();
         assert_eq!(late, ["03", "09", "08"], "{manner:?}");
     }
+    copies_give_the_same(&rows, 5.0);
+}
+
+/// The windows of a key, as copies.
+fn copies_give_the_same(rows: &RecordBatch, delay_s: f64) {
+    let keyed = TUMBLING.replace("window =", "key = [\"key\"]\nwindow =");
+    let manner = manners(delay_s)[0];
+    as_copies(&stream(), &keyed, rows, delay_s, &run(&keyed, rows, manner));
 }
 
 /// Trap 5: windows are half-open, negative times floor.
@@ -57,6 +65,7 @@ fn edges_belong_to_the_window_that_begins_there() {
         assert_eq!(counts, ["2", "2", "1"], "{manner:?}");
         assert_eq!(lines[1], Vec::<String>::new());
     }
+    copies_give_the_same(&rows, 0.0);
 }
 
 /// A gap of a year costs nothing: no empty window is emitted.

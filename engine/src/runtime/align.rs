@@ -13,6 +13,9 @@ pub struct Align {
     emitted: Option<Time>,
     idle_told: bool,
     barrier: Option<Barrier>,
+    /// Inputs are copies of one operator, which are told everything together:
+    /// none is silent while another one is not.
+    together: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -46,7 +49,26 @@ impl Align {
     /// Nothing has come yet on any of `inputs` inputs.
     #[must_use]
     pub fn new(inputs: usize) -> Align {
-        Align { inputs: vec![Input::default(); inputs], emitted: None, idle_told: false, barrier: None }
+        Align {
+            inputs: vec![Input::default(); inputs],
+            emitted: None,
+            idle_told: false,
+            barrier: None,
+            together: false,
+        }
+    }
+
+    /// The same for inputs that are copies of one operator.
+    #[must_use]
+    pub fn of_copies(inputs: usize) -> Align {
+        Align { together: true, ..Align::new(inputs) }
+    }
+
+    /// An input is not silent any more.
+    fn wake(&mut self, input: usize) {
+        for (index, state) in self.inputs.iter_mut().enumerate() {
+            state.idle &= !self.together && index != input;
+        }
     }
 
     /// This input gives a table: it has no watermark and holds none back. It
@@ -79,10 +101,12 @@ impl Align {
 
     /// A watermark has come on an input.
     pub fn on_watermark(&mut self, input: usize, watermark: Watermark) -> Vec<Action> {
+        if let Watermark::Time(_) = watermark {
+            self.wake(input);
+        }
         if let Some(state) = self.inputs.get_mut(input) {
             match watermark {
                 Watermark::Time(time) => {
-                    state.idle = false;
                     // A watermark never goes back, whatever the peer says.
                     let least = state.watermark.filter(|_| !planted!(WatermarkBack));
                     state.watermark = least.max(Some(time));
@@ -95,8 +119,8 @@ impl Align {
 
     /// A batch has come on an input: it is not idle.
     pub fn on_batch(&mut self, input: usize) {
-        if let Some(state) = self.inputs.get_mut(input).filter(|state| !state.aside) {
-            state.idle = false;
+        if self.inputs.get(input).is_some_and(|state| !state.aside) {
+            self.wake(input);
             self.idle_told = false;
         }
     }
@@ -195,6 +219,19 @@ mod tests {
         assert_eq!(align.on_watermark(1, at(15)), [], "came back behind");
         assert_eq!(align.on_watermark(0, at(31)), [], "now held back by the other again");
         assert_eq!(align.on_watermark(1, at(28)), [Action::Advance(Time(28))]);
+    }
+
+    /// The fastest copy's first words after a silence say nothing of the others.
+    #[test]
+    fn copies_are_silent_together() {
+        let mut align = Align::of_copies(2);
+        for input in [0, 1] {
+            align.on_watermark(input, at(5));
+            align.on_watermark(input, Watermark::Idle);
+        }
+        align.on_batch(0);
+        assert_eq!(align.on_watermark(0, at(60)), [], "the other one is behind");
+        assert_eq!(align.on_watermark(1, at(60)), [Action::Advance(Time(60))]);
     }
 
     #[test]

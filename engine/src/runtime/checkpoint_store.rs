@@ -183,6 +183,11 @@ impl CheckpointStore {
         written.map_err(|error| WriteError::Disk(failed(&error)))
     }
 
+    /// The checkpoint that the topology goes on from has been changed, in its file too.
+    pub(super) fn begin_with(&self, checkpoint: &Checkpoint) {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner).begin(checkpoint);
+    }
+
     /// One file, without those that it names.
     fn read(&self, epoch: u64) -> Result<Checkpoint, String> {
         let bytes = self.vfs.read(&self.folder.join(file_name(epoch))).map_err(|error| error.to_string())?;

@@ -240,5 +240,101 @@ pub(super) fn reshare(
         let shared = checkpoint.operators.iter().filter(|(name, _)| changed.contains(node_of(name)));
         saved.operators.extend(shared.map(|(name, state)| (name.clone(), state.clone())));
     })?;
+    // Files that held parts of what was shared do not belong to it any more.
+    store.begin_with(checkpoint);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+    use crate::partition::{Partition, columns_of};
+    use crate::runtime::ledger::Report;
+    use crate::testing::disk::SimDisk;
+
+    /// Keeps nothing and is told what it had.
+    struct Counts;
+
+    impl Operator for Counts {
+        fn on_batch(&mut self, _: usize, _: &RecordBatch, _: &mut Output) -> Result<Progress, OperatorError> {
+            Ok(Progress::Done)
+        }
+
+        /// All of it to the first copy.
+        fn partition(&self) -> Option<Partition> {
+            let reshare = |states: &[Vec<RecordBatch>], copies: Copies| {
+                let mut shared = vec![Vec::new(); copies.0];
+                shared[0] = states.concat();
+                Ok(shared)
+            };
+            Some(Partition { keys: vec![columns_of(vec![0])], reshare: Arc::new(reshare) })
+        }
+    }
+
+    fn plan(copies: usize) -> Plan {
+        let part = OperatorPart { operator: Box::new(Counts), ports: Vec::new() };
+        let mut node = OperatorNode::new("w".into(), part, Vec::new(), Fingerprint::default());
+        node.copies = (1..copies).map(|_| Box::new(Counts) as Box<dyn Operator>).collect();
+        Plan {
+            name: "test".into(),
+            checkpoint_interval: Duration::from_secs(1),
+            sources: Vec::new(),
+            operators: vec![node],
+            sinks: Vec::new(),
+        }
+    }
+
+    fn batch(value: i64) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![value]));
+        RecordBatch::try_from_iter([("n", column)]).expect("one column")
+    }
+
+    fn values(checkpoint: &Checkpoint, part: &str) -> Vec<RecordBatch> {
+        checkpoint.operators[part].batches.clone()
+    }
+
+    /// Changes that are told after the sharing stand on what was shared, not on
+    /// the files that held it before.
+    #[test]
+    fn changes_after_a_sharing_belong_to_it() {
+        let disk = SimDisk::default();
+        let store = || CheckpointStore::new(Arc::new(disk.plugged()), PathBuf::from("/checkpoints"));
+        let write = |store: &CheckpointStore, epoch, reports: Vec<(&str, Report)>| {
+            let reports = reports.into_iter().map(|(part, report)| (part.to_owned(), report)).collect();
+            let checkpoint = Checkpoint::of(epoch, reports, &Default::default(), &Default::default());
+            store.write(checkpoint).expect("a disk that takes it");
+        };
+        let first = store();
+        let state = |value| Report::State(vec![batch(value)]);
+        let change = |value| Report::Changes(vec![batch(value)]);
+        write(&first, 1, vec![("w", Report::State(Vec::new())), ("w#0", state(1)), ("w#1", state(2))]);
+        write(&first, 2, vec![("w", Report::State(Vec::new())), ("w#0", change(3)), ("w#1", change(4))]);
+
+        let second = store();
+        let (mut checkpoint, _) = second.read_newest().expect("whole").expect("there is one");
+        reshare(&plan(3), &mut checkpoint, &second).expect("shares");
+        assert_eq!(values(&checkpoint, "w#0"), [1, 3, 2, 4].map(batch));
+        second.go_on(&["w#0".to_owned()].into(), Default::default());
+        write(&second, 3, vec![("w#0", change(5)), ("w#1", state(6)), ("w#2", state(7))]);
+
+        let third = store();
+        let (mut checkpoint, _) = third.read_newest().expect("whole").expect("there is one");
+        assert_eq!(values(&checkpoint, "w#0"), [1, 3, 2, 4, 5].map(batch));
+        // The number is as it was: nothing is shared.
+        let before = checkpoint.clone();
+        reshare(&plan(3), &mut checkpoint, &third).expect("nothing to do");
+        assert_eq!(checkpoint, before);
+    }
+
+    #[test]
+    fn names_of_copies_are_read_back() {
+        assert_eq!((node_of("w#12"), node_of("w"), node_of("q.2#split0")), ("w", "w", "q.2"));
+        assert!(holds_state_of("w#1", "w") && holds_state_of("w", "w"));
+        assert!(!holds_state_of("w#split0", "w") && !holds_state_of("w2", "w"));
+    }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::align::{Action, Align};
 use super::edge::{Closed, EdgeReceiver, EdgeSender};
 use super::ledger::Report;
+use super::parallel::node_of;
 use super::parts::{JobLine, Word};
 use super::state_limit::StateLimit;
 use super::stats::NodeStats;
@@ -48,6 +49,8 @@ pub(super) struct Segment {
     /// Inputs that give tables.
     pub(super) tables: Vec<usize>,
     pub(super) slots: Vec<Slot>,
+    /// Its inputs are the copies of one operator.
+    pub(super) merges: bool,
 }
 
 /// Something still to be done, the next one last on the stack.
@@ -95,7 +98,8 @@ impl Segment {
     }
 
     async fn serve(&mut self) -> Result<(), Stop> {
-        let mut align = Align::new(self.inputs.len());
+        let inputs = self.inputs.len();
+        let mut align = if self.merges { Align::of_copies(inputs) } else { Align::new(inputs) };
         self.tables.iter().for_each(|input| align.set_aside(*input));
         let mut turn = 0;
         loop {
@@ -252,7 +256,7 @@ impl Segment {
             slot.job.say(Word::Failed(message)).await;
             return;
         }
-        metrics::histogram!("tidegate_snapshot_seconds", "node" => slot.job.part.to_string())
+        metrics::histogram!("tidegate_snapshot_seconds", "node" => node_of(&slot.job.part).to_owned())
             .record(started.elapsed().as_secs_f64());
         match report {
             Ok(report) => slot.job.say(Word::Report(barrier.epoch, report)).await,

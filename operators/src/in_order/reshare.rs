@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{Field, Int64Type, Schema, UInt32Type};
 use tidegate_engine::error::OperatorError;
@@ -69,6 +69,9 @@ impl Shape {
     /// The part of a state for each copy.
     fn cut(&self, state: &[RecordBatch], copies: Copies) -> Result<Vec<Vec<RecordBatch>>, OperatorError> {
         let [keys, waiting, head, core @ ..] = state else { return Err(shape()) };
+        // A report of changes names those that are gone, behind the others.
+        let gone = keys.columns().last().map_or(0, |times| times.null_count());
+        let keys = &keys.slice(0, keys.num_rows().saturating_sub(gone));
         let own = keys.columns().get(..self.names.len()).ok_or_else(shape)?;
         let of_keys = copies.of(own, keys.num_rows())?;
         let columns = self.names.iter().map(|name| waiting.column_by_name(name).cloned());

@@ -202,9 +202,11 @@ impl Operator for Window {
 
     fn on_end(&mut self, out: &mut Output) -> Result<Progress, OperatorError> {
         self.correct(out)?;
-        let furthest = self.panes.keys().map(|pane_us| self.frame.last_end_of(*pane_us)).max();
-        if let Some(furthest) = furthest {
-            self.close(furthest, out)?;
+        let own = self.panes.keys().copied().max();
+        // That of event time itself counts too: other copies close as far.
+        let now = (self.watermark_us > i64::MIN).then(|| self.frame.pane_of(self.watermark_us).start);
+        if let Some(furthest) = own.max(now) {
+            self.close(self.frame.last_end_of(furthest), out)?;
         }
         Ok(Progress::Done)
     }

@@ -162,9 +162,10 @@ impl Run {
         self.part.operator.snapshot().expect("snapshots")
     }
 
-    /// Whether a snapshot holds no rows.
+    /// Whether a snapshot holds no rows of either side.
     pub(crate) fn is_free(&mut self) -> bool {
-        self.copies.is_some() || self.state_rows() == 0
+        let is_row = |batch: &RecordBatch| batch.num_columns() > 1 && batch.num_rows() > 0;
+        !self.state().iter().any(is_row)
     }
 
     /// Rows that a snapshot holds.

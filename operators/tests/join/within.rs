@@ -6,8 +6,12 @@ use crate::harness::{R, Run, build, row, short, text};
 #[test]
 fn an_outer_row_leaves_once_when_the_watermark_proves_it() {
     let text = text("a.k = b.k", "full", "within = \"5us\"");
-    for restored in [false, true] {
-        let mut run = Run::new(&text);
+    let copies = [None, Some(1), Some(2), Some(3)];
+    for (restored, copies) in
+        [false, true].into_iter().flat_map(|restored| copies.map(|copies| (restored, copies)))
+    {
+        let mut run = copies
+            .map_or_else(|| Run::new(&text), |copies| Run::copied(&text, copies).expect("it has a key"));
         // Without delay: the watermark is the lesser of the newest times.
         let steps: [(usize, R, i64, &[&str]); 5] = [
             (0, row(1, 10), i64::MIN, &[]),
@@ -35,7 +39,7 @@ fn an_outer_row_leaves_once_when_the_watermark_proves_it() {
         }
         // Nothing comes any more; the clock goes on.
         run.watermark(46);
-        assert_eq!((short(&run.lines[0]).len(), run.state_rows()), (3, 0));
+        assert_eq!((short(&run.lines[0]).len(), run.is_free()), (3, true));
         run.end();
         assert_eq!(short(&run.lines[0]), all);
     }

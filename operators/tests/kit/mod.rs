@@ -131,7 +131,7 @@ pub(crate) fn run_copies(
         let copies = [2, 3, 1][lives % 3];
         copied(|| build_on(stream, text), copies).expect("it can be copied")
     };
-    let lines = run_part(stream, build, rows, Manner { snapshot: true, restore: true, ..manner }, 6);
+    let lines = run_part(stream, build, rows, Manner { snapshot: true, restore: true, ..manner }, 8);
     Some(lines.into_iter().map(sorted).collect())
 }
 

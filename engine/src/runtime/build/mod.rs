@@ -162,6 +162,8 @@ struct Draft {
     receivers: Vec<EdgeReceiver>,
     /// Inputs that give tables.
     tables: Vec<usize>,
+    /// It puts the copies of an operator together.
+    merges: bool,
     nodes: Vec<DraftNode>,
 }
 
@@ -263,7 +265,8 @@ impl Builder<'_> {
                 Some(draft) => draft.nodes.push(node),
                 None => {
                     let tables = (0..inputs.len()).filter(|at| self.is_table(inputs.get(*at))).collect();
-                    drafts.push(Draft { inputs, receivers: Vec::new(), tables, nodes: vec![node] });
+                    let merges = role == Role::Joint;
+                    drafts.push(Draft { inputs, receivers: Vec::new(), tables, merges, nodes: vec![node] });
                 }
             }
         }
@@ -380,7 +383,8 @@ impl Builder<'_> {
                 .collect();
             let name = draft.nodes.first().map(|node| node.node.name.clone()).unwrap_or_default();
             let slots = draft.nodes.into_iter().map(|node| self.slot(node, &children)).collect();
-            let segment = Segment { inputs: draft.receivers, tables: draft.tables, slots };
+            let segment =
+                Segment { inputs: draft.receivers, tables: draft.tables, slots, merges: draft.merges };
             let task = async move {
                 segment.run().await;
                 name
