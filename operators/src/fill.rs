@@ -330,6 +330,13 @@ impl Ordered for Fill {
         self.emit(made, out)
     }
 
+    fn bytes(&self) -> usize {
+        self.last.bytes(|last| {
+            last.as_ref()
+                .map_or(0, |last| last.kept.len() + last.numbers.capacity() * size_of::<Option<f64>>())
+        })
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Aligned, Share::Common])
     }

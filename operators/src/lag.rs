@@ -217,6 +217,12 @@ impl Ordered for Lag {
         Ok(vec![RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?])
     }
 
+    fn bytes(&self) -> usize {
+        self.earlier.bytes(|rows| {
+            rows.capacity() * size_of::<Earlier>() + rows.iter().map(|(_, kept)| kept.len()).sum::<usize>()
+        })
+    }
+
     fn is_by_key(&self) -> bool {
         true
     }

@@ -139,6 +139,10 @@ impl Ordered for LimitRate {
         Ok(vec![RecordBatch::try_from_iter(columns)?])
     }
 
+    fn bytes(&self) -> usize {
+        self.passed.bytes(|times| times.capacity() * size_of::<i64>())
+    }
+
     fn is_by_key(&self) -> bool {
         true
     }

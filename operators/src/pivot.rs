@@ -251,6 +251,13 @@ impl Ordered for Pivot {
     }
 
     /// The rows that are held, and which key each is of.
+    fn bytes(&self) -> usize {
+        self.held
+            .iter()
+            .map(|(rows, keys)| rows.get_array_memory_size() + keys.capacity() * size_of::<u32>())
+            .sum()
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Beside(1), Share::Keyed(0)])
     }

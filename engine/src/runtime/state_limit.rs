@@ -7,9 +7,12 @@ use std::sync::Arc;
 use super::stats::NodeStats;
 use crate::operator::Operator;
 
-/// A state is measured with every so many batches, or so many rows.
-const BATCHES: usize = 16;
-const ROWS: usize = 16_384;
+/// A state is measured with every so many rows, a large one less often, since
+/// that may look at each of its keys.
+const ROWS: u64 = 16_384;
+const BYTES_PER_ROW: u64 = 256;
+/// A batch counts as so many rows at least: it may make many of one.
+const BATCH_ROWS: u64 = 64;
 
 /// The limit of an operator, or of one copy of it.
 pub(super) struct StateLimit {
@@ -19,13 +22,12 @@ pub(super) struct StateLimit {
     stats: Arc<NodeStats>,
     /// What this one has counted.
     counted: u64,
-    batches: usize,
-    rows: usize,
+    rows: u64,
 }
 
 impl StateLimit {
     pub(super) fn new(max: Option<u64>, stats: Arc<NodeStats>) -> StateLimit {
-        StateLimit { max, stats, counted: 0, batches: 0, rows: 0 }
+        StateLimit { max, stats, counted: 0, rows: 0 }
     }
 
     /// A batch of so many rows has been taken in.
@@ -33,9 +35,8 @@ impl StateLimit {
     /// # Errors
     /// What is too large, and the cure.
     pub(super) fn on_batch(&mut self, operator: &dyn Operator, rows: usize) -> Result<(), String> {
-        self.batches += 1;
-        self.rows += rows;
-        if self.batches < BATCHES && self.rows < ROWS {
+        self.rows += BATCH_ROWS.max(rows as u64);
+        if self.rows < ROWS.max(self.counted / BYTES_PER_ROW) {
             return Ok(());
         }
         self.measure(operator)
@@ -46,7 +47,7 @@ impl StateLimit {
     /// # Errors
     /// As `on_batch`.
     pub(super) fn measure(&mut self, operator: &dyn Operator) -> Result<(), String> {
-        (self.batches, self.rows) = (0, 0);
+        self.rows = 0;
         let now = operator.state_bytes() as u64;
         let all = self.stats.state_changed(self.counted, now);
         self.counted = now;
@@ -110,7 +111,7 @@ mod tests {
     fn not_every_batch_is_measured_and_none_is_forgotten() {
         let stats = NodeStats::new("t", "load", "operator", &[""]);
         let mut limit = StateLimit::new(Some(10), stats);
-        let refused = (0..BATCHES).filter(|_| limit.on_batch(&Takes(11), 1).is_err()).count();
+        let refused = (0..ROWS / BATCH_ROWS).filter(|_| limit.on_batch(&Takes(11), 1).is_err()).count();
         assert_eq!(refused, 1);
     }
 }

@@ -232,6 +232,10 @@ impl Ordered for Anomaly {
         Ok(())
     }
 
+    fn bytes(&self) -> usize {
+        self.memories.bytes(|memory| memory.values.capacity() * size_of::<f64>())
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Aligned])
     }

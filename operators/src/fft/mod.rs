@@ -236,6 +236,12 @@ impl Ordered for Blocks {
         Ok(())
     }
 
+    fn bytes(&self) -> usize {
+        self.blocks.bytes(|block| {
+            block.times.capacity() * size_of::<i64>() + block.samples.capacity() * size_of::<f64>()
+        })
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Aligned])
     }

@@ -31,6 +31,11 @@ impl<T: Default> PerKey<T> {
         self.values.iter_mut()
     }
 
+    /// Memory of all values, where each holds so much besides itself.
+    pub(crate) fn bytes(&self, held: impl Fn(&T) -> usize) -> usize {
+        self.values.capacity() * size_of::<T>() + self.values.iter().map(held).sum::<usize>()
+    }
+
     /// The key is gone.
     pub(crate) fn forget(&mut self, key: u32) {
         if let Some(value) = self.of(key) {

@@ -216,6 +216,17 @@ impl Ordered for Pattern {
 
     /// For each row that has taken a step: place of its key, steps taken with
     /// it, start; and the rows.
+    fn bytes(&self) -> usize {
+        // A row that is held keeps its batch, which others may keep too.
+        self.states.bytes(|state| {
+            let rows = state.partials.iter().flatten().flat_map(|partial| partial.rows.iter());
+            rows.map(|held| {
+                held.batch.get_array_memory_size() / held.batch.num_rows().max(1) + size_of::<Held>()
+            })
+            .sum()
+        })
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Keyed(0), Share::Beside(0)])
     }

@@ -253,6 +253,11 @@ impl Ordered for Top {
         self.emit(left.iter(), out)
     }
 
+    fn bytes(&self) -> usize {
+        let rows = self.windows.values().flat_map(|ranked| ranked.values()).flatten();
+        rows.map(|row| size_of::<Ranked>() + row.place.len() + row.kept.len()).sum()
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Keyed(1), Share::Common])
     }

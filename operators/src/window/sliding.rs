@@ -148,6 +148,12 @@ impl Ordered for Sliding {
         Ok(())
     }
 
+    fn bytes(&self) -> usize {
+        let columns =
+            |kept: &Kept| kept.columns.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
+        self.slots.bytes() + self.keys.bytes(|kept| kept.times.capacity() * size_of::<i64>() + columns(kept))
+    }
+
     fn shares(&self) -> Option<&'static [Share]> {
         Some(&[Share::Keyed(0)])
     }
