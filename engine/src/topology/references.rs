@@ -38,7 +38,7 @@ pub(super) fn split_port(reference: &str) -> (&str, &str) {
 }
 
 /// Operators whose `from` may name a table.
-const READERS_OF_TABLES: &[&str] = &["join"];
+const READERS_OF_TABLES: &[&str] = &["join", "sql"];
 
 /// Whether a node may read versions of a table.
 fn reads_tables(node: &NodeConfig) -> bool {

@@ -54,12 +54,15 @@ impl Planner<'_> {
             self.choose_early(&mut steps, conditions)?;
         }
         let mut steps = steps.into_iter();
-        let Some(Step { what: What::Rows(mut relation), .. }) = steps.next() else {
+        let Some(Step { what: What::Rows(mut relation), place: first, .. }) = steps.next() else {
             return Err(refuse::no_from(select, &self.places).into());
         };
         for step in steps {
             relation = match step.what {
-                What::Unnest(lists, alias) => self.unnest_from(&relation, lists, alias, &step.place)?,
+                What::Unnest(lists, alias) => {
+                    self.check_alone(&relation, &first)?;
+                    self.unnest_from(&relation, lists, alias, &step.place)?
+                }
                 What::Rows(right) => {
                     let mut on = self.constraint(step.on, &relation, &right, step.kind)?;
                     if is_inner {
@@ -71,6 +74,7 @@ impl Planner<'_> {
                 }
             };
         }
+        self.check_alone(&relation, &first)?;
         Ok(relation)
     }
 
@@ -226,9 +230,12 @@ impl Planner<'_> {
         let mut number = 0;
         for step in steps {
             let What::Rows(relation) = &mut step.what else { continue };
+            let is_table = relation.stream.is_table();
             let is_own = |expr: &Expr| {
                 let names = names_in(expr);
-                !names.is_empty()
+                // A table is asked with the rest.
+                !is_table
+                    && !names.is_empty()
                     && names.iter().all(|names| match all.find(names).as_slice() {
                         // A bare name may be that of an item of a list.
                         [found] => found.side == number && !(has_unnest && found.names == 1),

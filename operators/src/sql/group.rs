@@ -39,7 +39,8 @@ struct Aggregate {
 pub(super) struct Grouping<'r> {
     relation: &'r Relation,
     keys: Vec<Key>,
-    windows: Windows,
+    /// None if a result is of all rows, and changes with them.
+    windows: Option<Windows>,
     /// The call that makes them; none for windows over results of windows.
     call: Option<String>,
     /// Where they are named.
@@ -65,7 +66,7 @@ fn is_aggregate(name: &str) -> bool {
     SqlExpressions::new().state().aggregate_functions().contains_key(name)
 }
 
-fn first_aggregate(expr: &Expr) -> Option<Ident> {
+pub(super) fn first_aggregate(expr: &Expr) -> Option<Ident> {
     let mut found = None;
     walk(expr, |expr| {
         if matches!(expr, Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. }) {
@@ -164,8 +165,9 @@ impl Planner<'_> {
         }
         let windows =
             windows.or_else(|| edge.map(|(windowed, place)| (window::again(windowed), None, place)));
-        let Some((windows, call, place)) = windows else {
-            return Err(refuse::updating(self.updating_place(select, items), &self.places).into());
+        let (windows, call, place) = match windows {
+            Some((windows, call, place)) => (Some(windows), call, place),
+            None => (None, None, self.updating_place(select, items)),
         };
         let names = items.iter().filter_map(|item| match item {
             Selected::One { expr, name: Some(name) } => Some((expr.clone(), name.clone())),
@@ -174,34 +176,20 @@ impl Planner<'_> {
         Ok(Grouping { relation, keys, windows, call, place, aggregates: Vec::new(), names: names.collect() })
     }
 
-    /// The word that asks for a result which would change for ever.
-    fn updating_place(&self, select: &Select, items: &[Selected]) -> Range<usize> {
-        let start = self.places.of_span(select.select_token.0.span).start;
-        let by = match &select.group_by {
-            GroupByExpr::All(_) => true,
-            GroupByExpr::Expressions(expressions, _) => !expressions.is_empty(),
-        };
-        let group = by.then(|| self.places.word_behind("GROUP", start)).flatten();
-        let aggregate = items.iter().find_map(|item| match item {
-            Selected::One { expr, .. } => first_aggregate(expr),
-            Selected::All { .. } => None,
-        });
-        let aggregate = aggregate.map(|name| self.places.of_name(&name));
-        group.or(aggregate).or(self.places.word_behind("HAVING", start)).unwrap_or_else(|| self.places.all())
-    }
-
     /// The node that groups, and the rows it gives.
-    pub(super) fn windowed(&mut self, grouping: Grouping<'_>) -> Result<Relation, ConfigError> {
+    pub(super) fn grouped(&mut self, grouping: Grouping<'_>) -> Result<Relation, ConfigError> {
         let Grouping { relation, keys, windows, mut aggregates, place, .. } = grouping;
         let relation = self.keyed(relation, keys.iter().map(|key| (&key.expr, key.field.as_str())))?;
         if aggregates.is_empty() {
-            // Keys alone are asked for, and a window gives something.
-            let text = "count(*)".to_owned();
-            let expr = count_all();
+            // Keys alone are asked for, and a node gives something; without windows
+            // what never changes, so that nothing leaves again.
+            let text = if windows.is_some() { "count(*)" } else { "count(*) > 0" }.to_owned();
+            let expr = parsed(&text);
             aggregates.push(Aggregate { name: text.clone(), text, expr });
         }
         let span = self.places.in_file(place);
-        let mut node = Node::new("window", span.clone());
+        let kind = if windows.is_some() { "window" } else { "aggregate" };
+        let mut node = Node::new(kind, span.clone());
         if !keys.is_empty() {
             let named = keys.iter().map(|key| Text {
                 span: self.places.in_file(self.places.of(&key.expr)),
@@ -209,12 +197,16 @@ impl Planner<'_> {
             });
             node = node.texts("key", named.collect());
         }
-        node = node.table("window", &windows.words);
+        node = match &windows {
+            Some(windows) => node.table("window", &windows.words),
+            None => self.with_ttl(node, None),
+        };
         let select =
             aggregates.iter().map(|aggregate| self.places.text_as(&aggregate.expr, &ident(&aggregate.name)));
         let node = node.texts("select", select.collect());
-        let windowed = self.nodes.add(&self.places, node, &[&relation])?;
-        let windowed = Relation { windowed: windows.windowed, ..windowed.with_edges(START, END) };
+        let grouped = self.nodes.add(&self.places, node, &[&relation])?;
+        let Some(windows) = windows else { return Ok(grouped) };
+        let windowed = Relation { windowed: windows.windowed, ..grouped.with_edges(START, END) };
         match windows.windowed {
             Some(Windowed { size_us, slide_us }) if grouping.call.is_none() && size_us != slide_us => {
                 self.with_true_start(windowed, size_us, &span)
@@ -260,8 +252,8 @@ impl Planner<'_> {
     }
 }
 
-fn count_all() -> Expr {
-    let parsed = SqlExpressions::new().state().sql_to_expr("count(*)", &datafusion::config::Dialect::Generic);
+fn parsed(text: &str) -> Expr {
+    let parsed = SqlExpressions::new().state().sql_to_expr(text, &datafusion::config::Dialect::Generic);
     parsed.unwrap_or_else(|_| Expr::Identifier(Ident::new("count")))
 }
 
@@ -300,6 +292,9 @@ impl Grouping<'_> {
 
     /// Whether an expression is an edge of the windows.
     pub(super) fn is_edge(&self, expr: &Expr, places: &Places) -> bool {
+        if self.windows.is_none() {
+            return false;
+        }
         let Some(call) = window::call(expr) else {
             let is_name = matches!(expr, Expr::Identifier(name) if name.value == START || name.value == END);
             return is_name || (self.call.is_none() && edge_of(expr, self.relation, places).is_some());
@@ -353,7 +348,11 @@ impl Grouping<'_> {
             return Err(refuse::refused(window::call_place(call, places), message, help, places));
         }
         let names = match expr {
-            Expr::Identifier(name) if name.value == START || name.value == END => return Ok(expr.clone()),
+            Expr::Identifier(name)
+                if self.windows.is_some() && (name.value == START || name.value == END) =>
+            {
+                return Ok(expr.clone());
+            }
             Expr::Identifier(name) => std::slice::from_ref(name),
             Expr::CompoundIdentifier(names) => names,
             _ => return Ok(expr.clone()),

@@ -27,7 +27,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Kind::Inner => "inner",
             Kind::Left => "left",
@@ -105,28 +105,30 @@ impl Planner<'_> {
         right: Relation,
         request: &Request<'_>,
     ) -> Result<Relation, ConfigError> {
+        if left.stream.is_table() || right.stream.is_table() {
+            return self.joined_with_table(left, &right, request);
+        }
+        if let Some(relation) = [left, &right].into_iter().find(|relation| relation.changes()) {
+            let message = format!(
+                "`{}` gives results again when they change, and a pair could not be taken back",
+                relation.called_by()
+            );
+            let help = "join the rows themselves and group what comes of it, or join results of windows";
+            return Err(refuse::changes(request.place.clone(), &message, help, &self.places).into());
+        }
         let right = if left.node == right.node { self.second(right, &request.place)? } else { right };
-        let right =
-            if names_clash(left, &right) { self.renamed_apart(left, right, &request.place)? } else { right };
+        let right = if names_clash(left, &right, LEAD) {
+            self.renamed_apart(left, right, &request.place)?
+        } else {
+            right
+        };
         let word = request.place.clone();
         let scope = Scope { relations: vec![left, &right] };
         for names in request.on.iter().flat_map(names_in) {
             one(&names, &scope, &self.places)?;
         }
         let (near, rest) = self.near(&scope, request, &word)?;
-        let refer = |found: &Found<'_>| {
-            let mut names: Vec<Ident> = found.relation.node.split('.').map(ident).collect();
-            names.push(ident(found.relation.field(found.column)));
-            names
-        };
-        let rest = rest.iter().map(|expr| resolve_as(expr, &scope, &self.places, &refer));
-        let rest: Vec<Expr> = rest.collect::<Result<_, _>>()?;
-        let span = self.places.in_file(word);
-        let on = match all_of(rest) {
-            Some(on) => self.places.text_of(&on),
-            None => Text { span: span.clone(), ..Text::loose("true") },
-        };
-        let node = Node::new("join", span).text("on", on);
+        let node = self.join_node(&rest, &scope, word)?;
         let node = match request.kind {
             Kind::Inner => node,
             kind => node.word("kind", kind.word()),
@@ -147,6 +149,28 @@ impl Planner<'_> {
         Ok(together(left, &right, joined, &near, request.using))
     }
 
+    /// A node that joins on these conditions.
+    pub(super) fn join_node(
+        &mut self,
+        on: &[Expr],
+        scope: &Scope<'_>,
+        word: Range<usize>,
+    ) -> Result<Node, Diagnostic> {
+        let refer = |found: &Found<'_>| {
+            let mut names: Vec<Ident> = found.relation.node.split('.').map(ident).collect();
+            names.push(ident(found.relation.field(found.column)));
+            names
+        };
+        let on = on.iter().map(|expr| resolve_as(expr, scope, &self.places, &refer));
+        let on: Vec<Expr> = on.collect::<Result<_, _>>()?;
+        let span = self.places.in_file(word);
+        let on = match all_of(on) {
+            Some(on) => self.places.text_of(&on),
+            None => Text { span: span.clone(), ..Text::loose("true") },
+        };
+        Ok(Node::new("join", span).text("on", on))
+    }
+
     /// The same stream once more, under a name of its own.
     fn second(&mut self, relation: Relation, place: &Range<usize>) -> Result<Relation, ConfigError> {
         let span = self.places.in_file(place.clone());
@@ -157,7 +181,7 @@ impl Planner<'_> {
     }
 
     /// The same rows under names that the left side has not.
-    fn renamed_apart(
+    pub(super) fn renamed_apart(
         &mut self,
         left: &Relation,
         right: Relation,
@@ -247,10 +271,12 @@ impl Planner<'_> {
     }
 }
 
+/// What may stand before the columns of both streams.
+const LEAD: &[&str] = &["event_time", "window_start", "window_end"];
+
 /// Whether two columns of what joins these would have one name: a name that both
 /// sides have gets that of its node before it, which may be taken as well.
-fn names_clash(left: &Relation, right: &Relation) -> bool {
-    let lead = ["event_time", "window_start", "window_end"];
+pub(super) fn names_clash(left: &Relation, right: &Relation, lead: &[&str]) -> bool {
     let names =
         |own: &Relation, other: &Relation| -> Vec<String> {
             let is_taken = |name: &str| {
@@ -268,7 +294,7 @@ fn names_clash(left: &Relation, right: &Relation) -> bool {
                 .collect()
         };
     let mut all = [names(left, right), names(right, left)].concat();
-    all.extend(lead.map(str::to_owned));
+    all.extend(lead.iter().map(|name| (*name).to_owned()));
     let count = all.len();
     all.sort();
     all.dedup();
@@ -293,6 +319,15 @@ fn unbounded(planner: &Planner<'_>, word: &Range<usize>, help: &str) -> Diagnost
         .help(help)
 }
 
+/// Whether USING names a column: it is that of the first side then.
+pub(super) fn is_used(using: Option<&JoinConstraint>, name: &str) -> bool {
+    let named = match using {
+        Some(JoinConstraint::Using(names)) => names.as_slice(),
+        _ => &[],
+    };
+    named.iter().flat_map(parts).any(|used| used.value == name)
+}
+
 /// The columns of both sides in what the join gives.
 fn together(
     left: &Relation,
@@ -310,11 +345,7 @@ fn together(
             column.role = role;
         }
     }
-    let named = match using {
-        Some(JoinConstraint::Using(names)) => names.as_slice(),
-        _ => &[],
-    };
-    let is_used = |name: &str| named.iter().flat_map(parts).any(|used| used.value == name);
+    let is_used = |name: &str| is_used(using, name);
     let width = left.stream.columns.fields().len();
     // The time of a join before this one gives way to that of this one.
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();

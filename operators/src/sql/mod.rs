@@ -22,7 +22,9 @@ mod refuse;
 mod relation;
 mod rewrite;
 mod select;
+mod table;
 mod unnest;
+mod updating;
 mod window;
 
 use tidegate_engine::catalog::{Composed, InnerPart, Row};
@@ -33,18 +35,25 @@ use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 use tidegate_engine::topology::value::Text;
 
+use crate::aggregate::TTL_KEY;
 use crate::expression::on_stack;
 use plan::Planner;
 
-const KEYS: &[Key] = &[required(
-    "query",
-    Kind::Text,
-    "one SELECT over nodes: WHERE, GROUP BY with tumble(time, size), hop(time, slide, size) or session(time, gap), HAVING, JOIN near in time, WITH, UNION ALL, UNNEST, DISTINCT ON, ROW_NUMBER() … <= n; `tidegate check --explain` shows what it becomes",
-)];
+const KEYS: &[Key] = &[
+    required(
+        "query",
+        Kind::Text,
+        "one SELECT over nodes and tables: WHERE, GROUP BY with tumble(time, size), hop(time, slide, size) or session(time, gap), HAVING, JOIN near in time or with a table, WITH, UNION ALL, UNNEST, DISTINCT ON, ROW_NUMBER() … <= n; without a window these give results again as they change, with the columns `changed_at` and `change`; `tidegate check --explain` shows what it becomes",
+    ),
+    Key {
+        doc: "results without a window: a key without rows for this long, by event time, is forgotten, and its last result stands; \"30d\" if left out",
+        ..TTL_KEY
+    },
+];
 
 pub(crate) const ROW: Row<Composed> = Row {
     name: "sql",
-    summary: "a query over streams, made of the other operators",
+    summary: "a query over streams and tables, made of the other operators",
     keys: &[KEYS],
     example: r#"[operator.per_device]
 type  = "sql"

@@ -18,12 +18,16 @@ use super::project::Item;
 use super::rank::Limits;
 use super::refuse;
 use super::relation::Relation;
+use super::updating;
 
 /// Makes the nodes of one query.
 pub(super) struct Planner<'a> {
     pub(super) places: Places,
     pub(super) nodes: Nodes<'a>,
     pub(super) inputs: &'a [Input],
+    pub(super) config: &'a NodeConfig,
+    /// Whether some result is of all rows, and changes with them.
+    pub(super) is_updating: bool,
 }
 
 /// The tables that WITH has made so far, the newest first.
@@ -43,11 +47,14 @@ impl<'a> Planner<'a> {
         context: &'a BuildContext,
         inputs: &'a [Input],
     ) -> Planner<'a> {
-        Planner { places, nodes: Nodes::new(config, context), inputs }
+        Planner { places, nodes: Nodes::new(config, context), inputs, config, is_updating: false }
     }
 
     pub(super) fn plan(mut self, query: &Query) -> Result<Vec<InnerPart>, ConfigError> {
         let relation = self.query(query, &None, &mut Limits::default())?;
+        if !self.is_updating {
+            updating::unused_ttl(self.config)?;
+        }
         if !self.nodes.ends_with(&relation) {
             let span = self.places.in_file(self.places.all());
             let all = Text { span: span.clone(), ..Text::loose("*") };

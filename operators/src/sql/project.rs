@@ -41,12 +41,14 @@ impl Planner<'_> {
         items: &[Item],
         place: Range<usize>,
     ) -> Result<Relation, ConfigError> {
-        let fields = relation.stream.columns.fields();
+        let outside = relation.stream.outside_of_image();
+        let fields = relation.stream.columns.fields().iter().enumerate();
+        let fields = fields.filter(|(field, _)| !outside.contains(field)).map(|(_, field)| field);
         let same = |(item, field): (&Item, &std::sync::Arc<arrow::datatypes::Field>)| {
             matches!(&item.expr, Expr::Identifier(name) if name.value == *field.name())
                 && item.name.as_ref().is_none_or(|name| name.value == *field.name())
         };
-        let is_all = items.len() == fields.len() && items.iter().zip(fields).all(same);
+        let is_all = items.len() == fields.clone().count() && items.iter().zip(fields).all(same);
         if is_all && self.nodes.ends_with(&relation) {
             return Ok(Relation { columns: columns(&relation, items, &relation), ..relation });
         }

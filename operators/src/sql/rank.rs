@@ -1,4 +1,5 @@
-//! The best rows of each window: `ROW_NUMBER() OVER (…) <= n` and `DISTINCT ON`.
+//! The best rows of each window, or so far: `ROW_NUMBER() OVER (…) <= n` and
+//! `DISTINCT ON`.
 
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ use super::refuse;
 use super::relation::{Relation, Role, Scope, Windowed};
 use super::rewrite::{name_of, one};
 use super::select::{Selected, Words};
-use super::window;
+use super::{updating, window};
 
 /// What the operator `top` calls the number of a row.
 pub(super) const COLUMN: &str = "rank";
@@ -107,10 +108,30 @@ pub(super) struct Rank {
     place: Range<usize>,
     /// Over the columns of the stream.
     keys: Vec<Expr>,
-    windows: Which,
+    /// None for all rows so far.
+    windows: Option<Which>,
     by: Option<Expr>,
     is_descending: bool,
     rows: i64,
+    /// Whether the rows alone are asked for, without numbers.
+    is_distinct: bool,
+}
+
+/// The columns that rows are chosen by, and the word that asks for it.
+pub(super) struct Chosen {
+    pub(super) place: Range<usize>,
+    keys: Vec<(Expr, String)>,
+}
+
+impl Chosen {
+    /// The names of the columns, each at its place.
+    pub(super) fn names(&self, places: &Places) -> Vec<Text> {
+        let texts = self
+            .keys
+            .iter()
+            .map(|(key, name)| Text { span: places.in_file(places.of(key)), ..Text::loose(name.clone()) });
+        texts.collect()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -156,7 +177,7 @@ pub(super) fn of_items(
     if spec.window_frame.is_some() || spec.window_name.is_some() {
         return Err(refuse::over(call, places));
     }
-    let (keys, windows) = partition(&spec.partition_by, words, &place, places)?;
+    let (keys, windows) = partition(&spec.partition_by, words, places)?;
     let [order] = spec.order_by.as_slice() else {
         let message = "ROW_NUMBER compares one value here";
         let help =
@@ -168,7 +189,7 @@ pub(super) fn of_items(
         return Err(refuse::refused(place, message, "ROW_NUMBER begins with 1", places));
     }
     let (by, is_descending) = ordered(order, words, places)?;
-    Ok(Some(Rank { place, keys, windows, by: Some(by), is_descending, rows }))
+    Ok(Some(Rank { place, keys, windows, by: Some(by), is_descending, rows, is_distinct: false }))
 }
 
 /// The one row of each key and window that DISTINCT ON leaves.
@@ -190,7 +211,7 @@ pub(super) fn of_distinct(
             places,
         ));
     }
-    let (keys, windows) = partition(columns, words, &place, places)?;
+    let (keys, windows) = partition(columns, words, places)?;
     let ordered_by = match order.map(|order| &order.kind) {
         Some(OrderByKind::Expressions(expressions)) => expressions.as_slice(),
         Some(OrderByKind::All(_)) | None => &[],
@@ -208,7 +229,7 @@ pub(super) fn of_distinct(
             return Err(refuse::condition(&second.expr, message, "leave this out", places));
         }
     };
-    Ok(Rank { place, keys, windows, by, is_descending, rows: 1 })
+    Ok(Rank { place, keys, windows, by, is_descending, rows: 1, is_distinct: true })
 }
 
 fn ordered(order: &OrderByExpr, words: &mut Words<'_>, places: &Places) -> Result<(Expr, bool), Diagnostic> {
@@ -223,9 +244,8 @@ fn ordered(order: &OrderByExpr, words: &mut Words<'_>, places: &Places) -> Resul
 fn partition(
     columns: &[Expr],
     words: &mut Words<'_>,
-    place: &Range<usize>,
     places: &Places,
-) -> Result<(Vec<Expr>, Which), Diagnostic> {
+) -> Result<(Vec<Expr>, Option<Which>), Diagnostic> {
     let (mut keys, mut windows) = (Vec::new(), None);
     for expr in columns {
         let which = match words {
@@ -237,15 +257,7 @@ fn partition(
             None => keys.push(words.rewrite(expr, places)?),
         }
     }
-    match windows {
-        Some(windows) => Ok((keys, windows)),
-        None => Err(refuse::refused(
-            place.clone(),
-            "without a window the best rows of a stream are never known, and every key would be kept for ever",
-            "name a window too: tumble(ts, '1m'), or window_end of a SELECT that groups",
-            places,
-        )),
-    }
+    Ok((keys, windows))
 }
 
 fn of_rows(expr: &Expr, relation: &Relation, places: &Places) -> Result<Option<Which>, Diagnostic> {
@@ -272,38 +284,44 @@ fn of_rows(expr: &Expr, relation: &Relation, places: &Places) -> Result<Option<W
 impl Planner<'_> {
     /// The node that ranks.
     pub(super) fn ranked(&mut self, relation: &Relation, rank: Rank) -> Result<Relation, ConfigError> {
-        let Rank { place, keys, windows, by, is_descending, rows } = rank;
+        let Rank { place, keys, windows, by, is_descending, rows, is_distinct } = rank;
         let windowed = match windows {
-            Which::Of(windowed) => Some(windowed),
-            Which::OfRows => relation.windowed,
+            Some(Which::Of(windowed)) => Some(windowed),
+            Some(Which::OfRows) => relation.windowed,
+            None => None,
         };
         let windowed = windowed.filter(|windowed| windowed.size_us % windowed.slide_us.max(1) == 0);
-        let Some(windowed) = windowed else {
+        if windows.is_some() && windowed.is_none() {
             let message = "rows can be ranked in windows of one size, which is a multiple of their slide";
             return Err(refuse::refused(place, message, "tumble(ts, '1m')", &self.places).into());
-        };
+        }
         let by = by.or_else(|| relation.time().map(|time| Item::of(relation, time).expr));
         let Some(by) = by else {
             let message = "the rows here have no event time";
             return Err(refuse::refused(place, message, "let the inner SELECT keep it", &self.places).into());
         };
-        let names: Vec<String> = keys.iter().map(field_of).collect();
-        let relation = self.keyed(relation, keys.iter().zip(names.iter().map(String::as_str)))?;
-        let mut node = Node::new("top", self.places.in_file(place));
-        if !names.is_empty() {
-            let texts = keys.iter().zip(&names).map(|(key, name)| Text {
-                span: self.places.in_file(self.places.of(key)),
-                ..Text::loose(name.clone())
-            });
-            node = node.texts("key", texts.collect());
+        let keys = keys.into_iter().map(|key| {
+            let name = field_of(&key);
+            (key, name)
+        });
+        let chosen = Chosen { place, keys: keys.collect() };
+        let by_time = is_distinct && windows.is_none() && updating::is_time(&by, relation);
+        let relation = self.keyed(relation, chosen.keys.iter().map(|(key, name)| (key, name.as_str())))?;
+        if by_time && is_descending {
+            return self.latest(&relation, &chosen);
+        }
+        if by_time {
+            return Err(refuse::first(chosen.place, &self.places).into());
+        }
+        let mut node = Node::new("top", self.places.in_file(chosen.place.clone()));
+        if !chosen.keys.is_empty() {
+            node = node.texts("key", chosen.names(&self.places));
         }
         let by = self.places.text_of(&by);
         let order = if is_descending { "largest" } else { "smallest" };
-        let node = node
-            .text("by", by)
-            .number("rows", rows)
-            .word("size", &written(windowed.slide_us))
-            .word("order", order);
+        let node = node.text("by", by).number("rows", rows).word("order", order);
+        let Some(windowed) = windowed else { return self.ranked_so_far(&relation, node, &chosen) };
+        let node = node.word("size", &written(windowed.slide_us));
         let ranked = self.nodes.add(&self.places, node, &[&relation])?;
         Ok(relation.onto(ranked))
     }

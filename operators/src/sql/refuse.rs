@@ -20,13 +20,17 @@ pub(super) fn refused(place: Range<usize>, message: &str, help: &str, places: &P
     Diagnostic::error("TG-S002", message).at(places.in_file(place)).label("here").help(help)
 }
 
-/// An aggregate without windows over a stream: its result would change with every
-/// row. The one place that refuses it.
-pub(super) fn updating(place: Range<usize>, places: &Places) -> Diagnostic {
+/// Something that cannot be done with results that are given again as they change.
+pub(super) fn changes(place: Range<usize>, message: &str, help: &str, places: &Places) -> Diagnostic {
+    Diagnostic::error("TG-T012", message).at(places.in_file(place)).label("here").help(help)
+}
+
+/// The first row of each key of a whole stream.
+pub(super) fn first(place: Range<usize>, places: &Places) -> Diagnostic {
     refused(
         place,
-        "an aggregate over a stream without windows is never complete: its result would change with every row",
-        "add a window to GROUP BY: tumble(ts, '1m'), hop(ts, '10s', '1m') or session(ts, '30s')",
+        "without a window the first row of a key is never known, since an earlier one may still come, and every key would be kept for ever",
+        "name a window too: DISTINCT ON (k, tumble(ts, '1m')); the last row is ORDER BY k, ts DESC, and an operator of type `dedup` lets the first one of a time through",
         places,
     )
 }
@@ -181,7 +185,7 @@ pub(super) fn over(call: &Function, places: &Places) -> Diagnostic {
     if name == "row_number" {
         return refused(
             place,
-            "`ROW_NUMBER` of a stream is known only within windows, and up to a limit",
+            "`ROW_NUMBER` of a stream is known up to a limit only: a row may change every number behind it",
             TOP,
             places,
         );
@@ -225,7 +229,7 @@ pub(super) fn alias(alias: &TableAlias, columns: usize, places: &Places) -> Diag
 
 /// Something in FROM that is neither node nor query.
 pub(super) fn table(place: Range<usize>, places: &Places) -> Diagnostic {
-    let help = "FROM names nodes, WITH's tables, queries in brackets and UNNEST";
+    let help = "FROM names nodes, tables, those of WITH, queries in brackets and UNNEST";
     refused(place, "a query over streams cannot read this", help, places)
 }
 

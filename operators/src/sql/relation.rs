@@ -3,7 +3,7 @@
 use datafusion::sql::sqlparser::ast::Ident;
 use tidegate_engine::catalog::Feed;
 use tidegate_engine::operator::Input;
-use tidegate_engine::schema::StreamSchema;
+use tidegate_engine::schema::{StreamKind, StreamSchema};
 
 /// Whether a column is an edge of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,11 @@ pub(super) struct Found<'a> {
 }
 
 impl Relation {
-    /// All columns, as the stream calls them.
+    /// All columns, as the stream calls them; of a changelog, those of its images.
     pub(super) fn new(feed: Feed, node: String, stream: StreamSchema) -> Relation {
+        let outside = stream.outside_of_image();
         let fields = stream.columns.fields().iter().enumerate();
+        let fields = fields.filter(|(field, _)| !outside.contains(field));
         let columns = fields.map(|(field, column)| Column {
             qualifier: None,
             name: column.name().clone(),
@@ -89,6 +91,16 @@ impl Relation {
 
     pub(super) fn field(&self, column: &Column) -> &str {
         self.stream.columns.fields().get(column.field).map_or("", |field| field.name())
+    }
+
+    /// What the query calls it.
+    pub(super) fn called_by(&self) -> &str {
+        self.columns.iter().find_map(|column| column.qualifier.as_deref()).unwrap_or(&self.node)
+    }
+
+    /// Whether rows change what earlier ones said.
+    pub(super) fn changes(&self) -> bool {
+        matches!(self.stream.kind, StreamKind::Changelog | StreamKind::Revises)
     }
 
     pub(super) fn input(&self) -> Input {

@@ -88,7 +88,7 @@ impl Planner<'_> {
             having.map(|expr| words.rewrite(expr, &self.places)).collect::<Result<_, _>>()?;
         let relation = match words {
             Words::Rows(_) => relation,
-            Words::Groups(grouping) => self.windowed(grouping)?,
+            Words::Groups(grouping) => self.grouped(grouping)?,
         };
         let relation = self.filter(relation, having)?;
         let relation = match rank {

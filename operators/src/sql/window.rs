@@ -3,9 +3,11 @@
 
 use datafusion::sql::sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments};
 use tidegate_engine::diagnostic::Diagnostic;
+use tidegate_engine::schema::StreamKind;
 
 use super::interval::{self, Interval, written};
 use super::place::Places;
+use super::refuse;
 use super::relation::{Relation, Scope, Windowed};
 use super::rewrite::{name_of, one};
 
@@ -127,6 +129,14 @@ fn check_time(time: &Expr, name: &str, relation: &Relation, places: &Places) -> 
         }
     };
     let found = one(names, &Scope::of(relation), places)?;
+    if relation.stream.kind == StreamKind::Changelog {
+        return Err(refuse::changes(
+            places.of(time),
+            &format!("`{name}` would close windows over results that may still change"),
+            "group the rows themselves into windows, and what comes of that again",
+            places,
+        ));
+    }
     let Some(event_time) = event_time else {
         let message = format!("`{name}` needs event time, but the rows here have none");
         return Err(Diagnostic::error("TG-T007", message).at(place).help(

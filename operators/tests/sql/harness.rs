@@ -1,21 +1,23 @@
-//! A topology of three streams and one query, loaded by the engine, and its plan
+//! A topology of three streams, a table and one query, loaded by the engine, and its plan
 //! run to the end of the rows as the runtime would.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use datafusion::prelude::SessionContext;
-use tidegate_engine::catalog::{BuildSink, BuildSource, Catalog, Row};
+use tidegate_engine::catalog::{BuildSink, BuildSource, BuildTable, Catalog, Row};
 use tidegate_engine::error::{ConfigError, ConnectorError};
 use tidegate_engine::operator::{Input, Operator, Output, Progress};
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::sink::{Delivery, Sink, SinkPart};
 use tidegate_engine::source::{Polled, Position, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::table::{ReferenceTable, TablePart, as_version};
 use tidegate_engine::time::{Time, time_type};
 use tidegate_engine::topology::load::{Loaded, load, read};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -26,7 +28,7 @@ const CATALOG: Catalog = Catalog {
     operators: &[tidegate_operators::OPERATORS],
     composed: &[tidegate_operators::COMPOSED],
     sinks: &[&[Row { name: "nowhere", summary: "", keys: &[], example: "", build: sink as BuildSink }]],
-    tables: &[],
+    tables: &[&[Row { name: "rows", summary: "", keys: &[], example: "", build: table as BuildTable }]],
     trigger: &tidegate_operators::TRIGGER,
     tasks: &[],
 };
@@ -62,7 +64,7 @@ pub(crate) fn batch(rows: &[TestRow]) -> RecordBatch {
 pub(crate) fn topology(query: &str) -> String {
     let sources = ["a", "b", "timeless"].map(|name| format!("[source.{name}]\ntype = \"rows\"\n"));
     format!(
-        "{}[operator.q]\ntype = \"sql\"\nquery = '''{query}'''\n[sink.out]\ntype = \"nowhere\"\nfrom = \"q\"\n",
+        "{}[table.t]\ntype = \"rows\"\n[operator.q]\ntype = \"sql\"\nquery = '''{query}'''\n[sink.out]\ntype = \"nowhere\"\nfrom = \"q\"\naccept_changes = true\n",
         sources.concat(),
     )
 }
@@ -83,6 +85,33 @@ pub(crate) fn rows(a: &[TestRow], b: &[TestRow]) -> Rows {
 
 /// What a query gives, in no order; a line is `column=value …`.
 pub(crate) fn answer(query: &str, rows: &Rows, cut: usize) -> Vec<String> {
+    let mut lines = lines(&given(query, rows, cut));
+    lines.sort_unstable();
+    lines
+}
+
+/// What stands when the changes that a query gives have been applied in order; what
+/// is taken back must be there. Also how many changes there were.
+pub(crate) fn applied(query: &str, rows: &Rows, cut: usize) -> (Vec<String>, usize) {
+    let changes = lines(&given(query, rows, cut));
+    let mut standing: Vec<String> = Vec::new();
+    for line in &changes {
+        let (image, change) = line.rsplit_once(" change=").expect("a change");
+        let (image, _) = image.rsplit_once("changed_at=").expect("a time");
+        let image = image.trim_end().to_owned();
+        if change.starts_with('+') {
+            standing.push(image);
+        } else {
+            let at = standing.iter().rposition(|known| *known == image);
+            standing.remove(at.unwrap_or_else(|| panic!("{query}: {line} takes back what is not there")));
+        }
+    }
+    standing.sort_unstable();
+    (standing, changes.len())
+}
+
+/// What leaves, in order.
+fn given(query: &str, rows: &Rows, cut: usize) -> Vec<RecordBatch> {
     let loaded = loaded(&topology(query)).unwrap_or_else(|error| panic!("{query}\n{error}"));
     let mut given: BTreeMap<(String, usize), Vec<RecordBatch>> = BTreeMap::new();
     for (name, batch) in rows {
@@ -90,12 +119,19 @@ pub(crate) fn answer(query: &str, rows: &Rows, cut: usize) -> Vec<String> {
             (0..batch.num_rows()).step_by(cut).map(|at| batch.slice(at, cut.min(batch.num_rows() - at)));
         given.insert(((*name).to_owned(), 0), pieces.collect());
     }
+    let version = as_version(&table_rows(), "1").expect("a version");
+    given.insert(("t.rows".into(), 0), vec![version]);
+    let mut before_all = -1_000_000;
     for mut node in loaded.plan.operators {
         let mut out = Output::default();
         for (input, port) in node.inputs.iter().enumerate() {
             for batch in given.get(&(port.node.clone(), port.port)).cloned().unwrap_or_default() {
                 let progress = node.part.operator.on_batch(input, &batch, &mut out).expect("takes rows");
                 go_on(node.part.operator.as_mut(), progress, &mut out);
+                // No row is late, but what is known so far is told.
+                before_all += 1;
+                let progress = node.part.operator.on_watermark(Time(before_all), &mut out);
+                go_on(node.part.operator.as_mut(), progress.expect("takes a watermark"), &mut out);
             }
         }
         let end = Time(1_000_000_000_000_000);
@@ -113,7 +149,7 @@ pub(crate) fn answer(query: &str, rows: &Rows, cut: usize) -> Vec<String> {
             given.entry((node.name.clone(), port)).or_default().push(batch);
         }
     }
-    lines(&given.remove(&("q".to_owned(), 0)).unwrap_or_default())
+    given.remove(&("q".to_owned(), 0)).unwrap_or_default()
 }
 
 fn go_on(operator: &mut dyn Operator, mut progress: Progress, out: &mut Output) {
@@ -128,12 +164,15 @@ pub(crate) fn batch_answer(query: &str, rows: &Rows) -> Vec<String> {
     for (name, batch) in rows {
         context.register_batch(*name, batch.clone()).expect("registers");
     }
+    context.register_batch("t", table_rows()).expect("registers");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let batches = runtime.block_on(async {
         let frame = context.sql(query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
         frame.collect().await.expect("runs")
     });
-    lines(&batches)
+    let mut lines = lines(&batches);
+    lines.sort_unstable();
+    lines
 }
 
 fn lines(batches: &[RecordBatch]) -> Vec<String> {
@@ -150,8 +189,33 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
             lines.push(values.collect::<Vec<_>>().join(" "));
         }
     }
-    lines.sort_unstable();
     lines
+}
+
+/// The table `t`: `key, w`.
+fn table_rows() -> RecordBatch {
+    let keys: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), Some("x"), Some("y"), None]));
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4]));
+    RecordBatch::try_from_iter_with_nullable([("key", keys, true), ("w", numbers, false)])
+        .expect("two columns")
+}
+
+#[derive(Debug)]
+struct TestTable;
+
+impl ReferenceTable for TestTable {
+    fn rows(&self) -> Result<Vec<RecordBatch>, String> {
+        Ok(vec![table_rows()])
+    }
+
+    fn reload_every(&self) -> Option<Duration> {
+        Some(Duration::from_secs(60))
+    }
+}
+
+fn table(_config: &NodeConfig, _context: &BuildContext, _inputs: &[Input]) -> Result<TablePart, ConfigError> {
+    let columns = table_rows().schema();
+    Ok(TablePart { table: Arc::new(TestTable), columns, recorder: None, sink: None })
 }
 
 fn source(config: &NodeConfig, _context: &BuildContext) -> Result<SourcePart, ConfigError> {

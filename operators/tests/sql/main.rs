@@ -16,3 +16,4 @@ mod harness;
 mod oracle;
 mod refused;
 mod state;
+mod updating;

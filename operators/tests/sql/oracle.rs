@@ -159,6 +159,21 @@ const QUERIES: &[(&str, &str)] = &[
         "SELECT key, unnest(ms) AS item FROM (SELECT key, array_agg(m) FILTER (WHERE m > 4 AND n > 3) AS ms FROM a GROUP BY key, tumble(ts, '1m')) AS t",
         "SELECT key, m AS item FROM a WHERE m > 4 AND n > 3",
     ),
+    // Tables: on either side, twice, with conditions on one side only, and grouped.
+    ("SELECT a.key, a.m, t.w FROM a JOIN t ON a.key = t.key", ""),
+    ("SELECT a.m, t.w FROM t, a WHERE a.key = t.key AND t.w > 1 AND a.m > 1 AND a.m < t.w + 3", ""),
+    ("SELECT a.m, x.w FROM a LEFT JOIN t AS x ON a.key = x.key AND x.w > 1 WHERE x.w IS NULL OR a.m > 2", ""),
+    ("SELECT l.m, t.w FROM t RIGHT OUTER JOIN a AS l ON l.key = t.key AND l.m < 4", ""),
+    ("SELECT key, w, m FROM t JOIN a USING (key)", "SELECT a.key, w, m FROM t JOIN a ON a.key = t.key"),
+    ("SELECT a.m, t.w FROM a JOIN t ON a.m > t.w + 1", ""),
+    (
+        "SELECT x.w AS xw, y.w AS yw, z.w AS zw, v.w AS vw, a.m FROM a JOIN t AS x ON a.key = x.key JOIN t AS y ON y.w = x.w + 1 JOIN t AS z ON z.w = y.w LEFT JOIN t AS v ON v.key = z.key",
+        "",
+    ),
+    (
+        "SELECT t.w, count(*) AS c, window_end AS e FROM a JOIN t ON a.key = t.key GROUP BY t.w, tumble(ts, '1m')",
+        "SELECT t.w, count(*) AS c, {w} + INTERVAL '1 minute' AS e FROM a JOIN t ON a.key = t.key GROUP BY t.w, {w}",
+    ),
     // Names that have to be written with quotes.
     (
         "SELECT \"the key\", \"sum\" + 1 AS \"Group\" FROM (SELECT key AS \"the key\", sum(n) AS \"sum\", window_end AS \"end\" FROM a GROUP BY key, tumble(ts, '1m')) AS \"my table\" WHERE \"my table\".\"sum\" > 0",
@@ -166,7 +181,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
 ];
 
-fn test_rows() -> impl Strategy<Value = Vec<TestRow>> {
+pub(crate) fn test_rows() -> impl Strategy<Value = Vec<TestRow>> {
     let row = (0..4_usize, prop::option::of(-9_i64..9), 0..300_000_i64, 0..6_i64);
     prop::collection::vec(row, 0..60).prop_map(|rows| {
         let rows = rows.into_iter().enumerate();

@@ -47,9 +47,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("SELECT n FROM a WHERE n IN (^SELECT^ n FROM b)", "TG-S002", "anew for each row"),
     ("SELECT n FROM a WHERE EXISTS (^SELECT^ 1 FROM b WHERE b.n = a.n)", "TG-S002", "anew for each row"),
     ("SELECT (^SELECT^ max(n) FROM b) AS m FROM a", "TG-S002", "anew for each row"),
-    // Aggregates without windows, or that are none.
-    ("SELECT key, sum(n) AS s FROM a ^GROUP^ BY key", "TG-S002", "never complete"),
-    ("SELECT ^count^(*) AS c FROM a", "TG-S002", "never complete"),
+    // Aggregates without windows and their results, or that are none.
+    ("SELECT key, sum(n) AS s FROM timeless ^GROUP^ BY key", "TG-T007", "needs event time"),
+    ("SELECT ^count^(*) AS c FROM timeless", "TG-T007", "needs event time"),
+    ("SELECT key, ^m^, sum(n) AS s FROM a GROUP BY key", "TG-X007", "neither a key"),
+    ("SELECT key, ^window_start^, sum(n) AS s FROM a GROUP BY key", "TG-X002", "no column"),
     ("SELECT key FROM a WHERE ^sum^(n) > 1", "TG-X007", ""),
     ("SELECT key, ^m^, sum(n) AS s FROM a GROUP BY key, tumble(ts, '1m')", "TG-X007", "neither a key"),
     ("SELECT ^*^ FROM a GROUP BY key, tumble(ts, '1m')", "TG-S002", "grouped"),
@@ -92,9 +94,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "up to a limit",
     ),
     (
-        "SELECT n FROM (SELECT n, ^ROW_NUMBER^() OVER (PARTITION BY key ORDER BY n) AS r FROM a) AS t WHERE r <= 3",
-        "TG-S002",
-        "without a window",
+        "SELECT c FROM (SELECT c, ^ROW_NUMBER^() OVER (ORDER BY c) AS r FROM (SELECT key, count(*) AS c FROM a GROUP BY key) AS x) AS y WHERE r <= 3",
+        "TG-T012",
+        "chosen from results",
     ),
     (
         "SELECT n FROM (SELECT n, ^ROW_NUMBER^() OVER (PARTITION BY tumble(ts, '1m')) AS r FROM a) AS t WHERE r <= 3",
@@ -102,6 +104,42 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "compares one value",
     ),
     ("SELECT ^DISTINCT^ ON (key) key, n FROM a", "TG-S002", "without a window"),
+    (
+        "SELECT ^DISTINCT^ ON (key) key, n FROM a ORDER BY key, ts",
+        "TG-S002",
+        "the last row is ORDER BY k, ts DESC",
+    ),
+    // Results that change.
+    ("SELECT ^change^ FROM (SELECT key, count(*) AS c FROM a GROUP BY key) AS x", "TG-X002", "no column"),
+    (
+        "SELECT sum(c) AS s FROM (SELECT key, count(*) AS c, max(ts) AS ts FROM a GROUP BY key) AS x GROUP BY tumble(^ts^, '1m')",
+        "TG-T012",
+        "close windows",
+    ),
+    (
+        "SELECT x.c FROM (SELECT key, count(*) AS c FROM a GROUP BY key) AS x ^JOIN^ b ON x.key = b.key",
+        "TG-T012",
+        "taken back",
+    ),
+    (
+        "SELECT x.c FROM (SELECT key, count(*) AS c FROM a GROUP BY key) AS x ^JOIN^ t ON x.key = t.key",
+        "TG-T012",
+        "",
+    ),
+    // Tables.
+    ("SELECT w FROM ^t^", "TG-S002", "FROM node JOIN t"),
+    ("SELECT key FROM (SELECT key FROM ^t^ AS y WHERE w > 1) AS x", "TG-S002", "`y` is a table"),
+    ("SELECT count(*) AS c FROM ^t^", "TG-S002", "is a table"),
+    ("SELECT a.n FROM a ^FULL^ JOIN t ON a.key = t.key", "TG-S002", "without a partner"),
+    ("SELECT a.n FROM a ^RIGHT^ OUTER JOIN t ON a.key = t.key", "TG-S002", "a LEFT JOIN t"),
+    ("SELECT a.n FROM t ^LEFT^ JOIN a ON a.key = t.key", "TG-S002", "a LEFT JOIN t"),
+    ("SELECT x.w FROM t AS x ^JOIN^ t AS y ON x.w = y.w", "TG-S002", "neither gives rows"),
+    ("SELECT a.n FROM a JOIN t ON a.key = ^t.kye^", "TG-X002", "did you mean"),
+    (
+        "SELECT a.n FROM a ASOF JOIN t MATCH_CONDITION (^a.ts >= t.w^) ON a.key = t.key",
+        "TG-S002",
+        "no event time",
+    ),
     // Joins.
     ("SELECT a.n FROM a ^JOIN^ b ON a.key = b.key", "TG-T013", "without a bound"),
     ("SELECT a.n FROM a, ^b^ WHERE a.key = b.key", "TG-T013", "without a bound"),
