@@ -9,6 +9,7 @@
 
 mod kept;
 mod keys;
+mod ordered;
 mod per_key;
 mod report;
 mod reshare;
@@ -37,6 +38,7 @@ use crate::narrow::{narrow, reject_rows};
 use crate::part::named_columns;
 pub(crate) use kept::Kept;
 use keys::{Judged, Keys};
+pub(crate) use ordered::{Ordered, Rows};
 pub(crate) use per_key::PerKey;
 pub(crate) use reshare::Share;
 use waiting::{Timed, Waiting};
@@ -65,101 +67,6 @@ const FORGET_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// With more keys than this a snapshot says what is new, not everything.
 const KEYS_WHOLE_MAX: usize = 50_000;
-
-/// What an operator does with rows that come in event-time order.
-pub(crate) trait Ordered: Send {
-    /// Rows that event time has reached: sorted by time, equal times in order of
-    /// arrival. Rows behind the watermark come in order of arrival; unless
-    /// `late_before` says otherwise, none is older than the newest of its key.
-    fn on_rows(&mut self, rows: &Rows<'_>, out: &mut Output) -> Result<(), OperatorError>;
-
-    /// Event time has come to `now_us`, and every row up to it has been handed
-    /// over; more rows at `now_us` itself may come. What falls due at an instant
-    /// does so before rows of that instant, so that the cut of batches does not
-    /// matter: `on_rows` looks for it too.
-    fn on_time(&mut self, _now_us: i64, _out: &mut Output) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    /// All rows have been handed over, and no more will come in this run.
-    fn on_end(&mut self, _out: &mut Output) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    /// `None`: a row is late if it is older than the newest one judged of its
-    /// key, so that a device whose clock is behind is judged by its own time.
-    /// `Some`: every row older than this is late and no other, for cores that
-    /// act when time passes, or to whom the order within a bound is the same.
-    fn late_before(&self, _watermark_us: i64) -> Option<i64> {
-        None
-    }
-
-    /// The watermark that readers may be told when the input's is `input_us`:
-    /// earlier where rows older than that may still be emitted.
-    fn output_watermark(&self, input_us: i64) -> i64 {
-        input_us
-    }
-
-    /// As `Operator::reads`; key, time and expressions are added.
-    fn reads(&self) -> Option<Vec<usize>> {
-        None
-    }
-
-    /// The key is gone, its number will be that of another one: what is owed to
-    /// it leaves now.
-    fn forget(&mut self, _key: u32, _out: &mut Output) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    /// The state, whole. These keys are the ones that are known; after a restore
-    /// each has the number of its place in this list.
-    fn save(&mut self, _keys: &[u32]) -> Result<Vec<RecordBatch>, OperatorError> {
-        Ok(Vec::new())
-    }
-
-    /// Whether all of the state is rows of keys, and a key's rows change with its
-    /// rows alone, not as time passes. Then a large state is told in changes, and
-    /// each batch of `save` has a first column `key` (uint32, ascending): the
-    /// place of a row's key in that list.
-    fn is_by_key(&self) -> bool {
-        false
-    }
-
-    /// What the batches of `save` hold, in their order, the last one for all behind
-    /// it; `None` if keys have something in common that copies cannot share.
-    fn shares(&self) -> Option<&'static [Share]> {
-        self.is_by_key().then_some(&[Share::Keyed(0)])
-    }
-
-    /// As `Operator::state_bytes`, beside the keys and the rows that wait.
-    fn bytes(&self) -> usize {
-        0
-    }
-
-    /// Takes back what `save` gave.
-    fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
-        if state.is_empty() { Ok(()) } else { Err(shape()) }
-    }
-}
-
-/// Rows as a core gets them; all parts are of one length.
-pub(crate) struct Rows<'a> {
-    /// The columns of the input.
-    pub(crate) batch: &'a RecordBatch,
-    /// What the core's expressions give, in their order.
-    pub(crate) values: &'a [ArrayRef],
-    /// Event times in microseconds.
-    pub(crate) times: &'a [i64],
-    /// Numbers of the rows' keys: small, given again when a key is forgotten.
-    pub(crate) keys: &'a [u32],
-}
-
-impl Rows<'_> {
-    /// Time and key of each row, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, u32)> + '_ {
-        self.times.iter().copied().zip(self.keys.iter().copied())
-    }
-}
 
 /// The ports of an operator in order: the main one and `late`.
 pub(crate) fn ports(main: StreamSchema, input: &StreamSchema) -> Vec<Port> {
@@ -211,6 +118,8 @@ pub(crate) struct InOrder<C> {
     /// It is this much behind the input's.
     bound_us: i64,
     forget_us: i64,
+    /// Only keys that are spent are forgotten.
+    keeps_all: bool,
     /// Forgotten keys are removed when event time comes here.
     sweep_at_us: i64,
     keys_whole_max: usize,
@@ -240,6 +149,7 @@ impl<C: Ordered> InOrder<C> {
             watermark_us: i64::MIN,
             bound_us: 0,
             forget_us: forget_us(config),
+            keeps_all: false,
             sweep_at_us: i64::MIN,
             keys_whole_max: KEYS_WHOLE_MAX,
         })
@@ -260,6 +170,11 @@ impl<C: Ordered> InOrder<C> {
     /// With another time that keys are remembered for.
     pub(crate) fn with_forget(self, forget_us: i64) -> InOrder<C> {
         InOrder { forget_us, ..self }
+    }
+
+    /// Without forgetting anything of a key that it could still need.
+    pub(crate) fn that_keeps_all(self) -> InOrder<C> {
+        InOrder { keeps_all: true, ..self }
     }
 
     /// Rows wait until the input's watermark is this much past them.
@@ -317,8 +232,9 @@ impl<C: Ordered> InOrder<C> {
 
     fn judge(&mut self, timed: &Timed, out: &mut Output) -> Result<(), OperatorError> {
         let late_before = self.core.late_before(self.watermark_us);
+        let forget_us = if self.keeps_all { i64::MAX } else { self.forget_us };
         let Judged { keys, late, replaced } =
-            self.keys.judge(timed, self.watermark_us, self.forget_us, late_before)?;
+            self.keys.judge(timed, self.watermark_us, forget_us, late_before)?;
         let columns = self.input.columns.fields().len();
         let hand_over = |core: &mut C, timed: &Timed, out: &mut Output| {
             let (batch, values) = parts(&self.input.columns, &timed.rows, columns)?;
@@ -354,7 +270,9 @@ impl<C: Ordered> InOrder<C> {
         }
         // Each sweep looks at every key, so not at every watermark.
         self.sweep_at_us = self.watermark_us.saturating_add(self.forget_us / 2);
-        let gone = self.keys.sweep(self.watermark_us, self.forget_us);
+        let (core, keeps_all) = (&self.core, self.keeps_all);
+        let may_go = |key: u32| !keeps_all || core.is_spent(key);
+        let gone = self.keys.sweep(self.watermark_us, self.forget_us, may_go);
         self.free(&gone, out)
     }
 }
