@@ -95,6 +95,7 @@ impl TopologyFile {
             shared: Arc::default(),
             writes: Arc::clone(&options.writes),
             state_max: crate::memory::state_max(),
+            warnings: Arc::default(),
         };
         let loaded = load(&parsed, &CATALOG, &context)?;
         let workshop = Workshop {

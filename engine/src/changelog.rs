@@ -43,7 +43,7 @@ impl Change {
 }
 
 /// A changelog whose images have these columns; `changed_at` and `change` are
-/// put behind them.
+/// put behind them. What names a result, `keyed_by` says.
 #[must_use]
 pub fn changelog_of(mut image: Vec<Field>) -> StreamSchema {
     image.push(Field::new(CHANGED_AT, time_type(), false));
@@ -52,6 +52,37 @@ pub fn changelog_of(mut image: Vec<Field>) -> StreamSchema {
 }
 
 impl StreamSchema {
+    /// The same changelog, whose results these columns name.
+    #[must_use]
+    pub fn keyed_by(self, key: Vec<usize>) -> StreamSchema {
+        StreamSchema { key: Some(key), ..self }
+    }
+
+    /// Why images that are put in and taken out by these columns would hit those
+    /// of another result: what names a result is not among them. `None`: they do
+    /// not, or the rows are no changes.
+    #[must_use]
+    pub fn hits_others(&self, name: &str, columns: &[&str]) -> Option<(String, String)> {
+        self.change()?;
+        let Some(key) = &self.key else {
+            return Some((
+                format!("what names a result of `{name}` is not among its columns: taking one back would take others away"),
+                "let `select` keep the key's columns as they are; without them, changes are read by an `aggregate`, or by a sink that keeps every row, with `accept_changes = true`".to_owned(),
+            ));
+        };
+        let names = key.iter().filter_map(|index| self.columns.fields().get(*index));
+        let names: Vec<&str> = names.map(|field| field.name().as_str()).collect();
+        let missing: Vec<&str> = names.iter().copied().filter(|name| !columns.contains(name)).collect();
+        (!missing.is_empty()).then(|| {
+            let list = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let (named, missing) = (list(&names), list(&missing));
+            (
+                format!("a result of `{name}` is named by {named}, and the key leaves out {missing}: taking one back would take others away"),
+                format!("add {missing} to the `key`"),
+            )
+        })
+    }
+
     /// The column `change` of a changelog.
     #[must_use]
     pub fn change(&self) -> Option<usize> {

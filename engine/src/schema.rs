@@ -22,6 +22,9 @@ pub struct StreamSchema {
     /// What a row means to those before it. Only readers that know of it may
     /// read anything but rows that stand.
     pub kind: StreamKind,
+    /// Columns of a changelog whose values together name a result, of which one
+    /// image stands at a time; `None` if it has none (any more).
+    pub key: Option<Vec<usize>>,
 }
 
 /// What the rows of a stream mean to those before them.
@@ -52,13 +55,14 @@ impl StreamSchema {
             time,
             time_shift_us: 0,
             kind: StreamKind::Appends,
+            key: None,
         }
     }
 
     /// Versions of a table with these columns.
     #[must_use]
     pub fn of_table(columns: SchemaRef) -> StreamSchema {
-        StreamSchema { columns, time: None, time_shift_us: 0, kind: StreamKind::Table }
+        StreamSchema { columns, time: None, time_shift_us: 0, kind: StreamKind::Table, key: None }
     }
 
     /// Whether it is versions of a table.
@@ -112,7 +116,8 @@ pub(crate) fn received_stream(rows: &StreamSchema) -> Option<StreamSchema> {
     let fields = rows.columns.fields().iter().map(|field| field.as_ref().clone());
     let fields = fields.chain([Field::new(RECEIVED_AT, time_type(), false)]);
     let columns = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    Some(StreamSchema { columns, time: Some(rows.columns.fields().len()), time_shift_us: 0, kind: rows.kind })
+    let time = Some(rows.columns.fields().len());
+    Some(StreamSchema { columns, time, time_shift_us: 0, kind: rows.kind, key: None })
 }
 
 /// The rows that leave by a port `rejects`: one per row that could not be used.

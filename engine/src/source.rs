@@ -71,6 +71,12 @@ pub trait Silence: Send + Sync {
     /// partition waits anywhere: now, if the peer answers at once; its last sign
     /// of life, if it answers now and then. `None` while it is away or rows wait.
     fn known_until(&self, partition: u32) -> Option<Instant>;
+
+    /// Whether nothing that was kept waits to be handed over, also while the peer
+    /// is away: what comes from now on comes later. Logs know of it.
+    fn is_drained(&self) -> bool {
+        false
+    }
 }
 
 /// Whether the peer answers at present, for sources that need no more.

@@ -10,7 +10,7 @@
 )]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use tidegate_engine::operator::{Operator, OperatorPart, Output, Port, Progress};
 use tidegate_engine::runtime::job::{Allowed, Job, JobConfig};
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::sink::{Sink, SinkPart};
-use tidegate_engine::source::{Polled, Position, Rows, Source, SourcePart, WatermarkPolicy};
+use tidegate_engine::source::{Polled, Position, Rows, Silence, Source, SourcePart, WatermarkPolicy};
 use tidegate_engine::storage::log::LogLimits;
 use tidegate_engine::storage::vfs::RealDisk;
 use tidegate_engine::time::{Clock, Time, time_type};
@@ -44,6 +44,12 @@ struct Gated {
     gate: Arc<Semaphore>,
     ends: bool,
     is_away: bool,
+    /// It is open, and its peer is away.
+    is_lost_inside: bool,
+    /// The peer is away behind the last row.
+    then_lost: bool,
+    delay: Duration,
+    logged: bool,
 }
 
 /// A source of a test and what is known of it.
@@ -55,7 +61,17 @@ struct Given {
 
 fn gated(batches: Vec<Vec<i64>>, permits: usize, ends: bool) -> Given {
     let (read, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(permits)));
-    let source = Gated { batches, next: Arc::clone(&read), gate: Arc::clone(&gate), ends, is_away: false };
+    let source = Gated {
+        batches,
+        next: Arc::clone(&read),
+        gate: Arc::clone(&gate),
+        ends,
+        is_away: false,
+        is_lost_inside: false,
+        then_lost: false,
+        delay: Duration::ZERO,
+        logged: false,
+    };
     Given { source, read, gate }
 }
 
@@ -76,6 +92,10 @@ impl Source for Gated {
             if self.ends {
                 return Ok(Polled::End);
             }
+            if self.then_lost {
+                self.is_away = true;
+                return Err(ConnectorError::Lost("nobody answers any more".into()));
+            }
             return std::future::pending().await;
         };
         self.gate.acquire().await.expect("is open").forget();
@@ -84,6 +104,10 @@ impl Source for Gated {
         let batch = RecordBatch::try_new(stream().columns, vec![times]).expect("its schema");
         let position = Position::of(&at);
         Ok(Polled::Rows(Rows { partition: 0, batch, rejects: None, position, received: None }))
+    }
+
+    fn silence(&self) -> Option<Arc<dyn Silence>> {
+        self.is_lost_inside.then(|| Arc::new(AtomicBool::new(false)) as Arc<dyn Silence>)
     }
 }
 
@@ -162,6 +186,7 @@ impl Clock for TestClock {
 struct Wished {
     idle: Duration,
     drift: Option<Duration>,
+    max_future: Option<Duration>,
     /// Port of the sources that is read.
     port: usize,
     blocked: Option<Duration>,
@@ -174,17 +199,17 @@ fn started(folder: &Path, sources: Vec<(&str, Gated)>, wished: &Wished) -> (Job,
     let source = |(name, source): (&str, Gated)| SourceNode {
         name: name.into(),
         part: SourcePart {
-            source: Box::new(source),
             stream: stream(),
             watermark: WatermarkPolicy {
-                delay: Duration::ZERO,
+                delay: source.delay,
                 idle: wished.idle,
-                max_future: None,
+                max_future: wished.max_future,
                 drift: wished.drift,
             },
-            replayable: true,
+            replayable: !source.logged,
             commit_quickly: false,
-            logged: false,
+            logged: source.logged,
+            source: Box::new(source),
         },
         unique: Vec::new(),
         fingerprint: Fingerprint::default(),
@@ -228,7 +253,7 @@ async fn settled() {
 }
 
 fn wished(idle: Duration) -> Wished {
-    Wished { idle, drift: Some(Duration::from_secs(5)), port: 0, blocked: None }
+    Wished { idle, drift: Some(Duration::from_secs(5)), max_future: None, port: 0, blocked: None }
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,5 +336,80 @@ async fn the_time_of_receipt_goes_on_with_the_clock() {
     assert_eq!(times.len(), 3);
     assert!(times[0] - EPOCH_US < SECOND_US && times[1] - EPOCH_US >= 25 * SECOND_US, "{times:?}");
     assert_eq!(seen.late.load(Ordering::Relaxed), 0);
+    drop(job);
+}
+
+/// A source that is open and whose peer is away, or whose rows can all not be
+/// used, gives nothing that is worth waiting for.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_peer_that_is_away_behind_an_open_source() {
+    for (gives, rejects) in [(0, false), (1, false), (1, true)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fast = gated(seconds(0, 100), 100, true);
+        let mut rows = vec![vec![0]];
+        let far = EPOCH_US * 2;
+        rows.extend(if rejects { vec![vec![far]; 10_000] } else { Vec::new() });
+        let permits = if rejects { rows.len() } else { gives };
+        let mut silent = gated(rows, permits, false);
+        silent.source.is_lost_inside = true;
+        let sources = vec![("fast", fast.source), ("silent", silent.source)];
+        let wished = Wished { max_future: Some(FOR_EVER), ..wished(Duration::from_secs(30)) };
+        let (job, seen) = started(folder.path(), sources, &wished);
+        sleep(Duration::from_secs(20)).await;
+        assert!(fast.read.load(Ordering::Relaxed) < 10, "it may still come on");
+        settled().await;
+        assert_eq!(seen.rows.load(Ordering::Relaxed), 100 + gives, "rejects: {rejects}");
+        drop(job);
+    }
+}
+
+/// What is compared is the time of rows: one that may come later than others is
+/// no reason to hold others up.
+#[tokio::test(start_paused = true)]
+async fn a_longer_delay_is_no_lag() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (fast, mut slow) = (gated(seconds(0, 60), 60, false), gated(seconds(0, 60), 30, false));
+    slow.source.delay = Duration::from_secs(20);
+    let sources = vec![("fast", fast.source), ("slow", slow.source)];
+    let (job, seen) = started(folder.path(), sources, &wished(FOR_EVER));
+    settled().await;
+    // The slow one has come to second 29, so the fast one goes on to 35.
+    assert_eq!(seen.rows.load(Ordering::Relaxed), 30 + 36);
+    drop(job);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_receipt_waits_for_the_log_and_for_no_peer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut given = gated(vec![vec![5], vec![6]], 2, false);
+    (given.source.logged, given.source.then_lost) = (true, true);
+    let wished = Wished { drift: None, port: 2, ..wished(FOR_EVER) };
+    let (job, seen) = started(folder.path(), vec![("rows", given.source)], &wished);
+    sleep(Duration::from_secs(40)).await;
+    assert_eq!(seen.rows.load(Ordering::Relaxed), 2);
+    let passed = seen.watermark_us.load(Ordering::Relaxed) - EPOCH_US;
+    assert!((38 * SECOND_US..=40 * SECOND_US).contains(&passed), "{passed}");
+    drop(job);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_receipt_does_not_go_back_with_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wished = Wished { drift: None, port: 2, ..wished(FOR_EVER) };
+    let first = gated(vec![vec![5]], 1, false);
+    let (mut job, seen) = started(folder.path(), vec![("rows", first.source)], &wished);
+    sleep(Duration::from_secs(25)).await;
+    job.stop().await;
+    tokio::time::timeout(LIMIT, job.wait()).await.expect("in time").expect("stops");
+    let told = seen.watermark_us.load(Ordering::Relaxed);
+    assert!(told >= EPOCH_US + 24 * SECOND_US, "{told}");
+    // The clock of the next process starts where that of the first one did.
+    let second = gated(vec![vec![6]], 1, false);
+    let (job, seen) = started(folder.path(), vec![("rows", second.source)], &wished);
+    sleep(Duration::from_secs(5)).await;
+    let times = seen.times.lock().expect("no panic").clone();
+    assert_eq!(times.len(), 1);
+    assert!(times[0] >= told, "the row would be late: {times:?} {told}");
+    assert_eq!(seen.watermark_us.load(Ordering::Relaxed), told, "told again");
     drop(job);
 }

@@ -101,6 +101,7 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         (stream.time, stream.time_shift_us) = time_of(table, &stream)?;
     }
     stream.kind = input.stream.kind;
+    stream.key = key_of(input, &columns);
     let ports = vec![
         Port { name: String::new(), stream: stream.clone() },
         Port { name: "rejects".into(), stream: rejects_schema() },
@@ -108,6 +109,13 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
     let operator =
         Project { name: config.name.clone(), input: input.stream.clone(), output: stream, columns };
     Ok(OperatorPart { operator: Box::new(operator), ports })
+}
+
+/// Where the columns that name a result have gone; `None` if one is left out.
+fn key_of(input: &Input, columns: &[Selected]) -> Option<Vec<usize>> {
+    let place =
+        |key: &usize| columns.iter().position(|column| column.expression.input_column() == Some(*key));
+    input.stream.key.as_ref()?.iter().map(place).collect()
 }
 
 /// Whether it is the column `change` of a changelog, or its time, as it is.

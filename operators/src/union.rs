@@ -38,6 +38,9 @@ fn build(
         }
         stream = widen(&stream, &other.stream);
     }
+    if inputs.iter().any(|input| input.stream.key != first.stream.key) {
+        stream.key = None;
+    }
     if inputs.iter().any(|input| input.stream.kind == StreamKind::Revises) {
         stream.kind = StreamKind::Revises;
     }

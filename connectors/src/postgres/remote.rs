@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use arrow::array::RecordBatch;
+use arrow::compute::{filter_record_batch, not};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::SinkExt;
@@ -13,7 +14,7 @@ use tokio_postgres::types::ToSql;
 
 use super::server::{Server, with_cause};
 use super::text::{copy_text, last_of_each_key, type_of};
-use crate::net_changes::Net;
+use crate::net_changes::{Net, with_null};
 use crate::sink_log::{Remote, RemoteError};
 use crate::sql_table::{SqlTable, names, quote};
 
@@ -105,12 +106,7 @@ impl Postgres {
     async fn upsert(&self, rows: &RecordBatch) -> Result<(), RemoteError> {
         let Net { given, taken } = self.table.changes(rows).map_err(RemoteError::Refused)?;
         if let Some(keys) = taken {
-            let (casts, unnest) = self.as_texts(&self.table.key)?;
-            let equal = self.table.key.iter().zip(&casts);
-            let equal: Vec<String> =
-                equal.map(|(name, cast)| format!("t.{} IS NOT DISTINCT FROM {cast}", quote(name))).collect();
-            let (table, equal) = (self.table.quoted(), equal.join(" AND "));
-            self.with_texts(&format!("DELETE FROM {table} AS t USING {unnest} WHERE {equal}"), &keys).await?;
+            self.delete(&keys).await?;
         }
         if given.num_rows() == 0 {
             return Ok(());
@@ -125,6 +121,22 @@ impl Postgres {
             self.table.on_conflict(&columns)
         );
         self.with_texts(&statement, &given).await
+    }
+
+    /// Takes the rows of these keys out.
+    async fn delete(&self, keys: &RecordBatch) -> Result<(), RemoteError> {
+        let (casts, unnest) = self.as_texts(&self.table.key)?;
+        for (keys, equals) in by_comparison(keys).map_err(RemoteError::Refused)? {
+            if keys.num_rows() == 0 {
+                continue;
+            }
+            let equal = self.table.key.iter().zip(&casts);
+            let equal: Vec<String> =
+                equal.map(|(name, cast)| format!("t.{} {equals} {cast}", quote(name))).collect();
+            let (table, equal) = (self.table.quoted(), equal.join(" AND "));
+            self.with_texts(&format!("DELETE FROM {table} AS t USING {unnest} WHERE {equal}"), &keys).await?;
+        }
+        Ok(())
     }
 
     /// Columns of rows that come as arrays of texts: how each is cast, and the
@@ -201,6 +213,16 @@ async fn make(client: &Client, create: &str) -> Result<(), RemoteError> {
     client.batch_execute(&statements).await.map_err(lost)
 }
 
+/// Keys and how they are compared: only `=` finds rows by an index, and NULL is
+/// equal to nothing.
+fn by_comparison(keys: &RecordBatch) -> Result<[(RecordBatch, &'static str); 2], String> {
+    let with_null = with_null(keys.columns());
+    let failed = |error: arrow::error::ArrowError| error.to_string();
+    let without = filter_record_batch(keys, &not(&with_null).map_err(failed)?).map_err(failed)?;
+    let with = filter_record_batch(keys, &with_null).map_err(failed)?;
+    Ok([(without, "="), (with, "IS NOT DISTINCT FROM")])
+}
+
 fn columns_of(rows: &RecordBatch) -> Vec<String> {
     rows.schema().fields().iter().map(|field| field.name().clone()).collect()
 }
@@ -222,5 +244,26 @@ fn judge(error: &tokio_postgres::Error) -> RemoteError {
     match class.as_deref() {
         Some("22" | "23" | "44" | "54" | "P0") => RemoteError::Refused(with_cause(error)),
         _ => RemoteError::Lost(with_cause(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn keys_without_null_are_found_by_an_index() {
+        let column = |values: [Option<&str>; 3]| Arc::new(StringArray::from(values.to_vec())) as ArrayRef;
+        let keys = [("a", column([Some("x"), None, Some("z")])), ("b", column([Some("1"), Some("2"), None]))];
+        let parts = by_comparison(&RecordBatch::try_from_iter(keys).expect("columns")).expect("splits");
+        let second = |part: usize| -> Vec<Option<&str>> {
+            parts[part].0.column(1).as_string::<i32>().iter().collect()
+        };
+        assert_eq!((parts[0].1, second(0)), ("=", vec![Some("1")]));
+        assert_eq!((parts[1].1, second(1)), ("IS NOT DISTINCT FROM", vec![Some("2"), None]));
     }
 }

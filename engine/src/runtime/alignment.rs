@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::time::Time;
 
@@ -41,6 +43,65 @@ impl Standings {
             Standing::At(time) => Some(time.0),
         });
         slowest.min().is_some_and(|slowest| own.0 > slowest.saturating_add(drift_us))
+    }
+}
+
+/// How one source stands. Apart from idleness of watermarks, which asks whether
+/// silence is to be believed: whoever others wait for in vain is out, whatever
+/// is known of its peer. Its rows may be late for nobody, since watermarks wait.
+#[derive(Debug)]
+pub(super) struct Stands {
+    /// Event time as told last.
+    reached: Option<Time>,
+    /// When it rose, or the source was opened.
+    risen_at: Instant,
+    /// It is open, or has not been yet.
+    is_open: bool,
+    /// It has been open.
+    has_begun: bool,
+    /// The rows that came last could all not be used.
+    gives_rejects: bool,
+}
+
+impl Stands {
+    /// Whoever is about to open is waited for as long as whoever is silent.
+    pub(super) fn new(now: Instant) -> Stands {
+        Stands { reached: None, risen_at: now, is_open: true, has_begun: false, gives_rejects: false }
+    }
+
+    /// Its peer is there.
+    pub(super) fn opened(&mut self, now: Instant) {
+        (self.is_open, self.has_begun, self.risen_at) = (true, true, now);
+    }
+
+    /// Its peer is away.
+    pub(super) fn lost(&mut self) {
+        self.is_open = !self.has_begun;
+    }
+
+    /// It has given rows, some of which can be used or none.
+    pub(super) fn gave(&mut self, any: bool) {
+        self.gives_rejects = !any;
+    }
+
+    /// Event time of its rows has come to `reached`. With rows in transit it is
+    /// busy, or held up by whoever reads them.
+    pub(super) fn judge(
+        &mut self,
+        reached: Option<Time>,
+        is_idle: bool,
+        nothing_in_transit: bool,
+        idle: Duration,
+        now: Instant,
+    ) -> Standing {
+        if reached > self.reached {
+            (self.reached, self.risen_at) = (reached, now);
+        }
+        let is_still = now.saturating_duration_since(self.risen_at) >= idle;
+        if !self.is_open || is_idle || (is_still && (nothing_in_transit || self.gives_rejects)) {
+            return Standing::Out;
+        }
+        reached.map_or(Standing::Begins, Standing::At)
     }
 }
 
@@ -85,6 +146,32 @@ impl Alignment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_is_waited_for_in_vain_is_out() {
+        let start = Instant::now();
+        let (idle, at) = (Duration::from_secs(10), |seconds| start + Duration::from_secs(seconds));
+        let mut stands = Stands::new(start);
+        let judge = |stands: &mut Stands, reached: Option<i64>, is_empty, seconds| {
+            stands.judge(reached.map(Time), false, is_empty, idle, at(seconds))
+        };
+        stands.lost();
+        assert_eq!(judge(&mut stands, None, true, 9), Standing::Begins, "it may still come");
+        assert_eq!(judge(&mut stands, None, true, 10), Standing::Out);
+        stands.opened(at(11));
+        assert_eq!(judge(&mut stands, None, true, 20), Standing::Begins);
+        assert_eq!(judge(&mut stands, Some(5), true, 20), Standing::At(Time(5)));
+        assert_eq!(judge(&mut stands, Some(5), true, 29), Standing::At(Time(5)));
+        // Nothing comes and nothing is known of its peer.
+        assert_eq!(judge(&mut stands, Some(5), true, 30), Standing::Out);
+        assert_eq!(judge(&mut stands, Some(5), false, 30), Standing::At(Time(5)), "rows wait for a reader");
+        stands.gave(false);
+        assert_eq!(judge(&mut stands, Some(5), false, 30), Standing::Out, "rows that can all not be used");
+        stands.gave(true);
+        assert_eq!(judge(&mut stands, Some(6), true, 31), Standing::At(Time(6)));
+        stands.lost();
+        assert_eq!(judge(&mut stands, Some(6), true, 31), Standing::Out);
+    }
 
     #[test]
     fn only_those_that_give_rows_are_waited_for() {

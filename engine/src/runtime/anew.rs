@@ -37,6 +37,7 @@ pub(super) fn begin(
     }
     for name in &allowed.reset_state {
         let position = checkpoint.sources.remove(name).and_then(|(position, _)| position);
+        checkpoint.received.remove(name);
         checkpoint.operators.retain(|part, _| node_of(part) != name);
         checkpoint.outsides.remove(name);
         let folder = config.data_dir.join("ingress").join(name);

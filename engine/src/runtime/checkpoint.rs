@@ -28,6 +28,8 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Position and watermark of each source.
     pub sources: BTreeMap<String, (Option<Position>, Option<Time>)>,
+    /// What the port `received` of each source has told, if it is read.
+    pub received: BTreeMap<String, Time>,
     /// State of each operator.
     pub operators: BTreeMap<String, OperatorState>,
     /// Which outside each source and sink had, as its fingerprint says; versions
@@ -62,6 +64,8 @@ struct SourceHead {
     name: String,
     position: Option<String>,
     watermark: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    received: Option<i64>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -86,7 +90,8 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint { epoch, outsides: outsides.clone(), ..Checkpoint::default() };
         for (name, report) in reports {
             match report {
-                Report::Source { position, watermark } => {
+                Report::Source { position, watermark, received } => {
+                    checkpoint.received.extend(received.map(|told| (name.clone(), told)));
                     checkpoint.sources.insert(name, (position, watermark));
                 }
                 Report::State(batches) => {
@@ -128,6 +133,7 @@ impl Checkpoint {
             name: name.clone(),
             position: position.as_ref().map(|position| hex(&position.0)),
             watermark: watermark.map(|time| time.0),
+            received: self.received.get(name).map(|time| time.0),
         });
         let outsides = self.outsides.clone();
         let head = Head { epoch: self.epoch, sources: sources.collect(), operators, outsides };
@@ -169,6 +175,8 @@ impl Checkpoint {
         for source in head.sources {
             let position = source.position.map(|text| unhex(&text).ok_or("damaged position")).transpose()?;
             let entry = (position.map(|bytes| Position(bytes.into())), source.watermark.map(Time));
+            let received = source.received.map(|told| (source.name.clone(), Time(told)));
+            checkpoint.received.extend(received);
             checkpoint.sources.insert(source.name, entry);
         }
         for operator in head.operators {
@@ -218,7 +226,7 @@ mod tests {
                     ..OperatorState::default()
                 },
             )]),
-            outsides: BTreeMap::new(),
+            ..Checkpoint::default()
         }
     }
 
@@ -234,6 +242,15 @@ mod tests {
             damaged[at] ^= 0x10;
             assert!(Checkpoint::decode(&damaged).is_err(), "damaged at {at}");
         }
+    }
+
+    #[test]
+    fn the_time_of_receipt_is_kept_and_older_versions_have_none() {
+        let mut told = checkpoint(5);
+        told.received.insert("rows".into(), Time(77));
+        let (bytes, _) = told.encode().expect("encodes");
+        assert_eq!(Checkpoint::decode(&bytes), Ok(told));
+        assert!(!String::from_utf8_lossy(&checkpoint(5).encode().expect("encodes").0).contains("received"));
     }
 
     /// Checkpoints of every version that ever was are read for ever, and written

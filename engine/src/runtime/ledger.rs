@@ -17,6 +17,8 @@ pub enum Report {
         position: Option<Position>,
         /// `None` if it has promised nothing yet.
         watermark: Option<Time>,
+        /// What its port `received` has told, if that is read.
+        received: Option<Time>,
     },
     /// An operator: its state.
     State(Vec<RecordBatch>),
@@ -152,7 +154,7 @@ mod tests {
     #[test]
     fn an_ended_part_counts_with_its_last_word() {
         let mut ledger = ledger();
-        let last = Report::Source { position: Some(Position::of(&7)), watermark: None };
+        let last = Report::Source { position: Some(Position::of(&7)), watermark: None, received: None };
         assert_eq!(ledger.ended("a", last.clone()), None);
         assert_eq!(ledger.begin(false), Some(5));
         let complete = ledger.report("b", 5, Report::Flushed).expect("a has ended");

@@ -18,8 +18,14 @@ pub(super) struct Received {
 }
 
 impl Received {
-    pub(super) fn new(rows: &StreamSchema) -> Option<Received> {
-        Some(Received { stream: received_stream(rows)?, told: None })
+    /// `told` is what was told before a restart: it still holds.
+    pub(super) fn new(rows: &StreamSchema, told: Option<Time>) -> Option<Received> {
+        Some(Received { stream: received_stream(rows)?, told })
+    }
+
+    /// No row will come that was received before this.
+    pub(super) fn told(&self) -> Option<Time> {
+        self.told
     }
 
     /// Rows that came at this time, as the port gives them. A clock that was set
@@ -68,7 +74,7 @@ mod tests {
     #[test]
     fn rows_carry_when_they_came_and_no_clock_makes_them_late() {
         let stream = StreamSchema::new(vec![Field::new("n", DataType::Int64, false)], None);
-        let mut received = Received::new(&stream).expect("no column is called so");
+        let mut received = Received::new(&stream, None).expect("no column is called so");
         let stamp = |received: &mut Received, at| {
             let (batch, at) = received.stamp(&rows(), Time(at)).expect("stamps");
             let times = batch.column(1).as_primitive::<TimestampMicrosecondType>();

@@ -9,12 +9,12 @@ use arrow::array::{Array, BooleanArray, RecordBatch, TimestampMicrosecondArray};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::alignment::{Alignment, Standing};
+use super::alignment::{Alignment, Standing, Stands};
 use super::ledger::Report;
 use super::outlets::Outlets;
 use super::parts::{Command, JobLine, Word};
 use super::received::Received;
-use super::source_reader::{Desk, Reading, Transit, read};
+use super::source_reader::{Desk, Reading, Transit, known_until, read};
 use super::watermark::Watermarks;
 use crate::codec::BadRow;
 use crate::error::{OperatorError, RejectedRow};
@@ -52,8 +52,6 @@ pub(super) struct SourceDriver {
     started: Instant,
     /// Between `open` and a loss.
     opened: bool,
-    /// It has been open at least once.
-    begun: bool,
     /// It ends with its first rows.
     drained: bool,
     silence: Option<Arc<dyn Silence>>,
@@ -63,6 +61,7 @@ pub(super) struct SourceDriver {
     /// Rows say when they came: a log has kept them.
     logged: bool,
     alignment: Arc<Alignment>,
+    stands: Stands,
 }
 
 /// Why a driver's loop ends.
@@ -85,15 +84,15 @@ impl SourceDriver {
         job: JobLine,
         commands: mpsc::Receiver<Command>,
         clock: Arc<dyn Clock>,
-        (position, watermark): (Option<Position>, Option<Time>),
+        (position, watermark, told): (Option<Position>, Option<Time>, Option<Time>),
         alignment: Arc<Alignment>,
     ) -> SourceDriver {
         let is_read = outlets.ports.get(RECEIVED_PORT).is_some_and(|readers| !readers.is_empty());
         SourceDriver {
-            received: if is_read { Received::new(&part.stream) } else { None },
+            received: if is_read { Received::new(&part.stream, told) } else { None },
             logged: part.logged,
             alignment,
-            begun: false,
+            stands: Stands::new(Instant::now()),
             stream: part.stream.clone(),
             policy: part.watermark,
             commit_quickly: part.commit_quickly,
@@ -125,10 +124,7 @@ impl SourceDriver {
         let tick = (self.policy.idle / 4).clamp(Duration::from_millis(10), tick_max);
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // What was promised before a restart still holds.
-        if let Some(time) = self.watermarks.emitted() {
-            self.send_watermark(Watermark::Time(time)).await.ok();
-        }
+        self.promise_again().await;
         let mut news = self.alignment.news();
         let stop = loop {
             let is_ahead = self.is_ahead();
@@ -170,6 +166,15 @@ impl SourceDriver {
         }
     }
 
+    /// What was promised before a restart still holds.
+    async fn promise_again(&mut self) {
+        if let Some(time) = self.watermarks.emitted() {
+            self.send_watermark(Watermark::Time(time)).await.ok();
+        }
+        let told = self.received.as_ref().and_then(Received::told);
+        self.tell_passed(told).await.ok();
+    }
+
     async fn finish(&mut self, stop: Stop) {
         match stop {
             Stop::End => {
@@ -196,17 +201,13 @@ impl SourceDriver {
         drift.is_some_and(|drift| self.alignment.is_ahead(&self.job.part, micros(drift)))
     }
 
-    fn tell_standing(&self) {
+    fn tell_standing(&mut self) {
         if self.stream.time.is_none() {
             return;
         }
-        // Whoever is about to open is waited for as long as whoever is silent.
-        let begins = !self.begun && self.started.elapsed() < self.policy.idle;
-        let standing = if (!self.opened && !begins) || self.watermarks.is_idle() {
-            Standing::Out
-        } else {
-            self.watermarks.emitted().map_or(Standing::Begins, Standing::At)
-        };
+        let reached = self.watermarks.reached();
+        let (is_idle, empty) = (self.watermarks.is_idle(), self.transit.is_empty());
+        let standing = self.stands.judge(reached, is_idle, empty, self.policy.idle, Instant::now());
         self.alignment.set(&self.job.part, standing);
     }
 
@@ -234,7 +235,8 @@ impl SourceDriver {
     }
 
     fn report(&self) -> Report {
-        Report::Source { position: self.position.clone(), watermark: self.watermarks.emitted() }
+        let received = self.received.as_ref().and_then(Received::told);
+        Report::Source { position: self.position.clone(), watermark: self.watermarks.emitted(), received }
     }
 
     /// Whoever can be read again waits for the checkpoint: a log that forgot its
@@ -262,11 +264,13 @@ impl SourceDriver {
             Reading::Opened { committer, silence } => {
                 self.committer = committer;
                 self.silence = silence;
-                (self.opened, self.begun) = (true, true);
+                self.opened = true;
+                self.stands.opened(Instant::now());
                 Ok(())
             }
             Reading::Lost => {
                 self.opened = false;
+                self.stands.lost();
                 // Looked at now: the source may be back before the next tick.
                 self.on_tick().await
             }
@@ -287,6 +291,7 @@ impl SourceDriver {
 
     async fn on_rows(&mut self, rows: Rows) -> Result<(), Stop> {
         let Rows { partition, batch, rejects, position, received } = rows;
+        self.stands.gave(batch.num_rows() > 0);
         self.outlets.stats.received(batch.num_rows() + rejects.as_ref().map_or(0, RecordBatch::num_rows));
         if let Some(rejects) = rejects.filter(|rejects| rejects.num_rows() > 0) {
             self.outlets.send(REJECTS_PORT, Event::Batch(rejects)).await.map_err(|_| Stop::Closed)?;
@@ -316,6 +321,7 @@ impl SourceDriver {
         let times = self.stream.times(&batch).map_err(failed)?;
         let (batch, times) = self.guard(batch, times, now).await?;
         self.send_received(&batch, now).await?;
+        self.stands.gave(batch.num_rows() > 0);
         let cuts = self.watermarks.observe(partition, times.values(), self.started.elapsed());
         let mut start = 0;
         for cut in cuts {
@@ -388,27 +394,26 @@ impl SourceDriver {
     }
 
     /// The clock goes on, and so does the time of receipt: rows that are still to
-    /// come are stamped later. Those of a log are stamped already.
+    /// come are stamped later. Those of a log are stamped already: it waits for
+    /// them, and for no peer.
     async fn pass_time(&mut self) -> Result<(), Stop> {
         if self.received.is_none() {
             return Ok(());
         }
-        let silent_for = if self.logged {
-            let known = known_until(self.opened, self.silence.as_ref(), &self.transit, 0);
-            let Some(known) = known else { return Ok(()) };
-            known.elapsed()
-        } else {
-            Duration::ZERO
-        };
-        let to = Time(self.clock.now().0.saturating_sub(micros(silent_for)));
+        // The clock first: what is not in the log yet is stamped later than this.
+        let to = self.clock.now();
+        // Then the source: its rows go into transit before it forgets them.
+        let is_drained = self.silence.as_ref().is_some_and(|silence| silence.is_drained());
+        if self.logged && !(is_drained && self.transit.is_empty()) {
+            return Ok(());
+        }
         let passed = self.received.as_mut().and_then(|received| received.pass(to));
         self.tell_passed(passed).await
     }
 
     async fn tell_passed(&mut self, passed: Option<Time>) -> Result<(), Stop> {
-        let Some(time) = passed else { return Ok(()) };
-        let event = Event::Watermark(Watermark::Time(time));
-        self.outlets.send(RECEIVED_PORT, event).await.map_err(|_| Stop::Closed)
+        let Some(time) = passed.map(Watermark::Time) else { return Ok(()) };
+        self.outlets.send(RECEIVED_PORT, Event::Watermark(time)).await.map_err(|_| Stop::Closed)
     }
 
     async fn send_watermarks(&mut self, watermarks: Vec<Watermark>) -> Result<(), Stop> {
@@ -428,20 +433,4 @@ impl SourceDriver {
         }
         Ok(())
     }
-}
-
-/// Until when it is certain that no row of this partition is to come.
-fn known_until(
-    opened: bool,
-    silence: Option<&Arc<dyn Silence>>,
-    transit: &Transit,
-    partition: u32,
-) -> Option<Instant> {
-    // The source is asked first: its rows go into transit before it forgets them.
-    let known = match silence {
-        _ if !opened => return None,
-        Some(silence) => silence.known_until(partition)?,
-        None => Instant::now(),
-    };
-    (!transit.has(partition)).then_some(known)
 }

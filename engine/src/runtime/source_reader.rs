@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::stats::NodeStats;
 use crate::error::ConnectorError;
@@ -49,10 +50,31 @@ impl Transit {
         self.lock().pop_front();
     }
 
+    /// Whether no rows are on their way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Whether rows of this partition are on their way.
     pub(super) fn has(&self, partition: u32) -> bool {
         self.lock().contains(&partition)
     }
+}
+
+/// Until when it is certain that no row of this partition is to come.
+pub(super) fn known_until(
+    opened: bool,
+    silence: Option<&Arc<dyn Silence>>,
+    transit: &Transit,
+    partition: u32,
+) -> Option<Instant> {
+    // The source is asked first: its rows go into transit before it forgets them.
+    let known = match silence {
+        _ if !opened => return None,
+        Some(silence) => silence.known_until(partition)?,
+        None => Instant::now(),
+    };
+    (!transit.has(partition)).then_some(known)
 }
 
 /// Where the reader's news go.

@@ -178,6 +178,13 @@ impl Watermarks {
         self.emitted
     }
 
+    /// The event time that rows have come to: what has been promised, without the
+    /// delay, so that sources with different ones can be compared.
+    #[must_use]
+    pub fn reached(&self) -> Option<Time> {
+        self.emitted.map(|time| Time(time.0.saturating_add(self.delay_us)))
+    }
+
     /// Whether all partitions are silent.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -167,6 +167,17 @@ pub(super) fn accepts(node: &NodeConfig, part: &SinkPart, kind: StreamKind) -> b
     kind == StreamKind::Appends || part.sink.upserts() || node.table.bool("accept_changes") == Some(true)
 }
 
+/// A sink that puts rows in and takes them out by a key that does not name them.
+pub(super) fn hits_others(node: &NodeConfig, part: &SinkPart, input: &Input) -> Option<Diagnostic> {
+    if !part.sink.upserts() || node.table.get("key").is_none() {
+        return None;
+    }
+    let key = node.table.texts("key");
+    let key: Vec<&str> = key.iter().map(|text| text.value.as_str()).collect();
+    let (message, help) = input.stream.hits_others(&input.name, &key)?;
+    Some(Diagnostic::error("TG-T012", message).at(node.table.span_of("key")).help(help))
+}
+
 /// A sink that keeps every row reads results that change.
 pub(super) fn keeps_them_all(node: &NodeConfig, input: &Input) -> Diagnostic {
     let columns = match input.stream.kind {

@@ -129,6 +129,7 @@ pub fn load(parsed: &Parsed, catalog: &Catalog, context: &BuildContext) -> Resul
         }
     }
     builder.warn_unread(&nodes);
+    builder.diagnostics.extend(context.take_warnings());
     if builder.loaded.plan.sources.is_empty() && builder.diagnostics.is_empty() {
         let message = "the topology has no source, so nothing would ever happen";
         builder
@@ -290,6 +291,9 @@ impl Builder<'_> {
         match (row.build)(node, self.context, &input) {
             Ok(part) if !delivery::accepts(node, &part, input.stream.kind) => {
                 self.diagnostics.push(delivery::keeps_them_all(node, &input));
+            }
+            Ok(part) if delivery::hits_others(node, &part, &input).is_some() => {
+                self.diagnostics.extend(delivery::hits_others(node, &part, &input));
             }
             Ok(part) => match delivery::queue(node, part.sink.delivery(), self.context.once) {
                 Ok(queue) => {

@@ -2,9 +2,9 @@
 //! kind and not yet built.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::diagnostic::Span;
+use crate::diagnostic::{Diagnostic, Span};
 use crate::expression::Expressions;
 use crate::storage::vfs::{RealDisk, Vfs};
 use crate::time::Clock;
@@ -88,9 +88,25 @@ pub struct BuildContext {
     pub writes: Arc<Vec<crate::task::WriteRule>>,
     /// Most bytes that the state of an operator may take which does not say.
     pub state_max: Option<u64>,
+    /// What nodes that can be built say beside.
+    pub warnings: Arc<Mutex<Vec<Diagnostic>>>,
 }
 
 impl BuildContext {
+    /// A node can be built, and something about it is not as one might think.
+    pub fn warn(&self, warning: Diagnostic) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// The warnings so far; they are told once.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<Diagnostic> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A context with the wall clock, without recorded sources or writable
     /// points.
     #[must_use]
@@ -113,6 +129,7 @@ impl BuildContext {
             shared: Arc::default(),
             writes: Arc::default(),
             state_max: None,
+            warnings: Arc::default(),
         }
     }
 

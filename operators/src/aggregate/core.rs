@@ -45,8 +45,9 @@ pub(super) struct Aggregate {
 /// What is known of a key.
 #[derive(Clone, Default)]
 struct Known {
-    /// Its values, as `converter` makes them into bytes.
-    key: Box<[u8]>,
+    /// Its values, as `converter` makes them into bytes; kept with its first row,
+    /// also one that takes back what nobody knows of.
+    key: Option<Box<[u8]>>,
     /// Rows that were given and not taken back.
     rows: i64,
     /// Its result has left, and stands.
@@ -60,8 +61,6 @@ struct Known {
 /// A key that rows touch.
 struct Touched {
     key: u32,
-    /// Its first row.
-    row: usize,
     was_shown: bool,
 }
 
@@ -107,7 +106,7 @@ impl Aggregate {
             known.rows += if gives { 1 } else { -1 };
             known.changed_us = known.changed_us.max(Some(at_us));
             if known.touched == 0 {
-                touched.push(Touched { key, row, was_shown: known.is_shown });
+                touched.push(Touched { key, was_shown: known.is_shown });
                 known.touched = touched.len();
             }
             self.total = self.total.max(index(key) + 1);
@@ -116,18 +115,24 @@ impl Aggregate {
     }
 
     /// Keeps the values of keys that are new.
-    fn keep_keys(&mut self, rows: &Evaluated, touched: &[Touched]) -> Result<(), OperatorError> {
-        let new: Vec<&Touched> = touched.iter().filter(|touched| !touched.was_shown).collect();
-        if new.is_empty() || rows.keys.is_empty() {
+    fn keep_keys(&mut self, rows: &Rows<'_>, evaluated: &Evaluated) -> Result<(), OperatorError> {
+        let mut new: Vec<(u32, usize)> = Vec::new();
+        for (row, key) in rows.keys.iter().enumerate() {
+            if let Some(known) = self.known.of(*key).filter(|known| known.key.is_none()) {
+                known.key = Some(Box::default());
+                new.push((*key, row));
+            }
+        }
+        if new.is_empty() || evaluated.keys.is_empty() {
             return Ok(());
         }
-        let indices: Result<Vec<u32>, _> = new.iter().map(|new| u32::try_from(new.row)).collect();
+        let indices: Result<Vec<u32>, _> = new.iter().map(|(_, row)| u32::try_from(*row)).collect();
         let indices = UInt32Array::from(indices.map_err(OperatorError::new)?);
         let columns: Result<Vec<ArrayRef>, _> =
-            rows.keys.iter().map(|column| arrow::compute::take(column, &indices, None)).collect();
+            evaluated.keys.iter().map(|column| arrow::compute::take(column, &indices, None)).collect();
         let encoded = self.converter.convert_columns(&columns?)?;
-        for (new, key) in new.iter().zip(encoded.iter()) {
-            self.known.of(new.key).into_iter().for_each(|known| known.key = key.data().into());
+        for ((number, _), key) in new.iter().zip(encoded.iter()) {
+            self.known.of(*number).into_iter().for_each(|known| known.key = Some(key.data().into()));
         }
         Ok(())
     }
@@ -141,8 +146,10 @@ impl Aggregate {
             return Ok(fields.map(|field| new_empty_array(field.data_type())).collect());
         }
         let parser = self.converter.parser();
-        let keys = keys.iter().filter_map(|key| self.known.get(*key)).map(|known| parser.parse(&known.key));
-        Ok(self.converter.convert_rows(keys)?)
+        let keys = keys.iter().map(|key| self.known.get(*key).and_then(|known| known.key.as_deref()));
+        let keys: Option<Vec<&[u8]>> = keys.collect();
+        let keys = keys.ok_or_else(|| OperatorError::new("the values of a key are not known"))?;
+        Ok(self.converter.convert_rows(keys.into_iter().map(|key| parser.parse(key)))?)
     }
 
     /// The results of these keys as they are now, and for each key its row among
@@ -237,7 +244,7 @@ impl Ordered for Aggregate {
         let given = self.change.map(|change| gives(rows.batch, change)).transpose()?;
         let mut evaluated = Evaluated::with(&self.layout, rows.batch, rows.values)?;
         let (touched, unknown) = self.touch(rows, given.as_ref());
-        self.keep_keys(&evaluated, &touched)?;
+        self.keep_keys(rows, &evaluated)?;
         let shown: Vec<u32> =
             touched.iter().filter(|touched| touched.was_shown).map(|touched| touched.key).collect();
         let before = self.images(&shown, out)?;
@@ -302,6 +309,10 @@ impl Ordered for Aggregate {
         true
     }
 
+    fn is_spent(&self, key: u32) -> bool {
+        self.known.get(key).is_none_or(|known| known.rows <= 0)
+    }
+
     fn load(&mut self, state: &[RecordBatch]) -> Result<(), OperatorError> {
         let [batch] = state else { return Err(shape()) };
         let expected = self.saved_schema();
@@ -319,7 +330,7 @@ impl Ordered for Aggregate {
         let encoded = (!keys.is_empty()).then(|| self.converter.convert_columns(keys)).transpose()?;
         let known = rows.iter().zip(changed).zip(shown.as_boolean().values()).enumerate();
         self.known.load(known.map(|(row, ((rows, changed_us), is_shown))| Known {
-            key: encoded.as_ref().map_or(Box::default(), |encoded| encoded.row(row).data().into()),
+            key: Some(encoded.as_ref().map_or(Box::default(), |encoded| encoded.row(row).data().into())),
             rows: *rows,
             is_shown,
             changed_us,

@@ -1,7 +1,8 @@
 //! Aggregates that a number or two stand for, so that a value is taken back by
 //! subtraction. Whole numbers and decimals stay exact. A sum of floats may keep
 //! a rest of what was taken back, until its last value is; what is not finite
-//! is counted beside the sum, so that it leaves no trace.
+//! is counted beside the sum, so that it leaves no trace. A sum of finite values
+//! that itself becomes infinite stays so until the last value of its key has gone.
 
 use std::sync::Arc;
 

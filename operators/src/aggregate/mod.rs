@@ -34,7 +34,7 @@ const TTL: Duration = Duration::from_secs(30 * 86_400);
 pub(crate) const TTL_KEY: Key = optional(
     "ttl",
     Kind::Duration,
-    "a key without rows for this long, by event time, is forgotten: nothing leaves then, its last result stands, and its next row begins afresh with `+I`; \"30d\" if left out",
+    "a key without rows for this long, by event time, is forgotten: nothing leaves then, its last result stands, and its next row begins afresh with `+I`; \"30d\" if left out, never where changes are read: what is taken back later would be unknown",
 )
 .aside();
 
@@ -43,7 +43,7 @@ const KEYS: &[Key] = &[
     required(
         "select",
         Kind::List(&Kind::Expression),
-        "aggregates as of `window`, e.g. `max(price) AS highest`; the result leaves as it changes, with the columns `changed_at` and `change`: +I (new), -U and +U (was and is), -D (gone)",
+        "aggregates as of `window`, e.g. `max(price) AS highest`; the result leaves as it changes, with the columns `changed_at` and `change`: +I (new), -U and +U (was and is), -D (gone); where changes are read, a float sum beyond ±1.8e308 stays infinite (or NaN) until its key has no rows",
     ),
     TTL_KEY,
 ];
@@ -72,11 +72,7 @@ pub(crate) fn ttl_us(config: &NodeConfig, out: &mut Vec<Diagnostic>) -> i64 {
     ttl_us
 }
 
-fn build(
-    config: &NodeConfig,
-    _context: &BuildContext,
-    inputs: &[Input],
-) -> Result<OperatorPart, ConfigError> {
+fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Result<OperatorPart, ConfigError> {
     let input = only_input_or(config, inputs, &[StreamKind::Changelog])?;
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
@@ -93,10 +89,26 @@ fn build(
     let values: Vec<std::sync::Arc<dyn Expression>> = values.map_err(wrong)?;
     let change = input.stream.change();
     let core = Aggregate::new(&config.name, layout, output.clone(), change).map_err(wrong)?;
-    let operator = InOrder::new(config, input, keys, core)?.with_expressions(values).with_forget(ttl_us);
+    let mut operator = InOrder::new(config, input, keys, core)?.with_expressions(values).with_forget(ttl_us);
+    if change.is_some() {
+        match config.table.entry(TTL_KEY.name) {
+            Some(_) => context.warn(forgets(config, input)),
+            None => operator = operator.that_keeps_all(),
+        }
+    }
     let mut ports = ports(output, &input.stream);
     ports.push(Port { name: "rejects".into(), stream: rejects_schema() });
     Ok(OperatorPart { operator: Box::new(operator), ports })
+}
+
+/// A result that has not changed for long is forgotten, although it stands.
+fn forgets(config: &NodeConfig, input: &Input) -> Diagnostic {
+    let message = format!(
+        "`{}` forgets results of `{}` that still stand: when one is taken back later, it leaves by the port `late` and the aggregates are wrong",
+        config.name, input.name
+    );
+    let diagnostic = Diagnostic::warning("TG-T012", message).at(config.table.span_of(TTL_KEY.name));
+    diagnostic.help("leave `ttl` out, unless no result changes after that time")
 }
 
 /// What is computed, and the results; `None` where something is wrong.
@@ -120,7 +132,7 @@ fn layout(
     let compiled = compiled.map_err(|mut wrong| out.append(&mut wrong)).ok()?;
     let mut image: Vec<Field> = fields.iter().map(|field| field.as_ref().clone()).collect();
     image.extend(compiled.columns.iter().map(|column| column.field.as_ref().clone()));
-    let output = changelog_of(image);
+    let output = changelog_of(image).keyed_by((0..keys.len()).collect());
     let named: Vec<Field> = output.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     check_names(config, "select", &named, out);
     let layout = Layout::new(keys.to_vec(), fields, compiled)

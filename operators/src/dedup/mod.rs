@@ -95,7 +95,8 @@ fn last(
     let stream = &input.stream;
     let all: Vec<usize> = (0..stream.columns.fields().len()).collect();
     check_kept(config, "from", input, &all, &mut diagnostics);
-    let output = changelog_of(stream.columns.fields().iter().map(|field| field.as_ref().clone()).collect());
+    let image = stream.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    let output = changelog_of(image).keyed_by(keys.clone());
     let named: Vec<Field> = output.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     check_names(config, "from", &named, &mut diagnostics);
     if !diagnostics.is_empty() {

@@ -164,9 +164,15 @@ impl Keys {
         self.free.extend(numbers);
     }
 
-    /// Removes the keys that are forgotten at this watermark.
-    pub(super) fn sweep(&mut self, watermark_us: i64, forget_us: i64) -> Vec<u32> {
-        let is_forgotten = |known: &Known| watermark_us.saturating_sub(known.heard_us) >= forget_us;
+    /// Removes the keys that are forgotten at this watermark, if they may go.
+    pub(super) fn sweep(
+        &mut self,
+        watermark_us: i64,
+        forget_us: i64,
+        may_go: impl Fn(u32) -> bool,
+    ) -> Vec<u32> {
+        let is_forgotten =
+            |known: &Known| watermark_us.saturating_sub(known.heard_us) >= forget_us && may_go(known.number);
         let mut gone = Vec::new();
         for (key, known) in self.known.extract_if(|_, known| is_forgotten(known)) {
             gone.push(known.number);

@@ -118,6 +118,8 @@ pub(crate) struct InOrder<C> {
     /// It is this much behind the input's.
     bound_us: i64,
     forget_us: i64,
+    /// Only keys that are spent are forgotten.
+    keeps_all: bool,
     /// Forgotten keys are removed when event time comes here.
     sweep_at_us: i64,
     keys_whole_max: usize,
@@ -147,6 +149,7 @@ impl<C: Ordered> InOrder<C> {
             watermark_us: i64::MIN,
             bound_us: 0,
             forget_us: forget_us(config),
+            keeps_all: false,
             sweep_at_us: i64::MIN,
             keys_whole_max: KEYS_WHOLE_MAX,
         })
@@ -167,6 +170,11 @@ impl<C: Ordered> InOrder<C> {
     /// With another time that keys are remembered for.
     pub(crate) fn with_forget(self, forget_us: i64) -> InOrder<C> {
         InOrder { forget_us, ..self }
+    }
+
+    /// Without forgetting anything of a key that it could still need.
+    pub(crate) fn that_keeps_all(self) -> InOrder<C> {
+        InOrder { keeps_all: true, ..self }
     }
 
     /// Rows wait until the input's watermark is this much past them.
@@ -224,8 +232,9 @@ impl<C: Ordered> InOrder<C> {
 
     fn judge(&mut self, timed: &Timed, out: &mut Output) -> Result<(), OperatorError> {
         let late_before = self.core.late_before(self.watermark_us);
+        let forget_us = if self.keeps_all { i64::MAX } else { self.forget_us };
         let Judged { keys, late, replaced } =
-            self.keys.judge(timed, self.watermark_us, self.forget_us, late_before)?;
+            self.keys.judge(timed, self.watermark_us, forget_us, late_before)?;
         let columns = self.input.columns.fields().len();
         let hand_over = |core: &mut C, timed: &Timed, out: &mut Output| {
             let (batch, values) = parts(&self.input.columns, &timed.rows, columns)?;
@@ -261,7 +270,9 @@ impl<C: Ordered> InOrder<C> {
         }
         // Each sweep looks at every key, so not at every watermark.
         self.sweep_at_us = self.watermark_us.saturating_add(self.forget_us / 2);
-        let gone = self.keys.sweep(self.watermark_us, self.forget_us);
+        let (core, keeps_all) = (&self.core, self.keeps_all);
+        let may_go = |key: u32| !keeps_all || core.is_spent(key);
+        let gone = self.keys.sweep(self.watermark_us, self.forget_us, may_go);
         self.free(&gone, out)
     }
 }

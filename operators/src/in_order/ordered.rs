@@ -71,6 +71,11 @@ pub(crate) trait Ordered: Send {
         self.is_by_key().then_some(&[Share::Keyed(0)])
     }
 
+    /// Whether nothing is kept of a key that would not be the same anew.
+    fn is_spent(&self, _key: u32) -> bool {
+        false
+    }
+
     /// As `Operator::state_bytes`, beside the keys and the rows that wait.
     fn bytes(&self) -> usize {
         0

@@ -50,6 +50,11 @@ fn build(config: &NodeConfig, _context: &BuildContext, inputs: &[Input]) -> Resu
     require_time(config, input)?;
     let mut diagnostics = Vec::new();
     let key = named_columns(config, "key", &input.stream, &mut diagnostics);
+    let named: Vec<&str> = config.table.texts("key").iter().map(|text| text.value.as_str()).collect();
+    if let Some((message, help)) = input.stream.hits_others(&input.name, &named) {
+        let diagnostic = Diagnostic::error("TG-T012", message).at(config.table.span_of("key"));
+        diagnostics.push(diagnostic.help(help));
+    }
     if !diagnostics.is_empty() {
         return Err(ConfigError(diagnostics));
     }
@@ -123,7 +128,7 @@ impl Operator for Recorder {
 
     fn changes(&mut self) -> Result<Option<Vec<RecordBatch>>, OperatorError> {
         let mut rows = self.rows.lock();
-        if rows.len() <= self.keys_whole_max {
+        if rows.len() <= self.keys_whole_max || rows.must_be_whole() {
             return Ok(None);
         }
         rows.report().map(Some)

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::row::{RowConverter, Rows, SortField};
+use tidegate_engine::changelog::gives;
 use tidegate_engine::error::OperatorError;
 use tidegate_engine::schema::StreamSchema;
 
@@ -16,6 +17,9 @@ const KEYS_MAX: usize = 1_000_000;
 const CHUNK_ROWS: usize = 8_192;
 /// What a report leaves behind is put together if it is smaller than this.
 const SMALL_ROWS: usize = 1_024;
+/// Keys that were taken back are left out when they are more than this, and more
+/// than the others.
+const GONE_MAX: usize = 1_024;
 
 /// The last rows of a stream.
 pub(super) struct LastRows {
@@ -29,6 +33,11 @@ pub(super) struct LastRows {
     newest: u64,
     /// Chunks up to this one have been reported.
     reported: u64,
+    /// How many keys were taken back last. Their rows stay for a while, so that
+    /// rows of theirs in earlier chunks and reports do not come up again.
+    gone: usize,
+    /// Rows of keys that are gone have been left out: the next report is whole.
+    whole: bool,
 }
 
 /// Where the row of a key is.
@@ -37,6 +46,8 @@ struct Place {
     time_us: i64,
     chunk: u64,
     row: usize,
+    /// The row takes the key back.
+    is_gone: bool,
 }
 
 #[derive(Clone)]
@@ -73,6 +84,8 @@ impl LastRows {
             chunks: BTreeMap::new(),
             newest: 0,
             reported: 0,
+            gone: 0,
+            whole: false,
         })
     }
 
@@ -89,6 +102,7 @@ impl LastRows {
     /// and of equal ones the row that came last.
     pub(super) fn keep(&mut self, batch: &RecordBatch) -> Result<(), OperatorError> {
         let times = self.stream.times(batch)?;
+        let gives = self.change().map(|change| gives(batch, change)).transpose()?;
         let keys = self.keys(batch)?;
         let mut last: HashMap<&[u8], (usize, i64)> = HashMap::new();
         for (row, time) in times.values().iter().enumerate() {
@@ -111,15 +125,48 @@ impl LastRows {
         self.chunks.insert(chunk, Chunk::new(rows));
         let mut thinned = Vec::new();
         for (row, (in_batch, time_us)) in kept.into_iter().enumerate() {
-            let place = Place { time_us, chunk, row };
+            let is_gone = gives.as_ref().is_some_and(|gives| !gives.value(in_batch));
+            let place = Place { time_us, chunk, row, is_gone };
             let before = self.places.insert(keys.row(in_batch).data().into(), place);
+            self.gone += usize::from(is_gone);
+            self.gone -= usize::from(before.is_some_and(|before| before.is_gone));
             thinned.extend(before.and_then(|before| self.replaced(before)));
         }
-        if self.places.len() > KEYS_MAX {
+        if self.places.len() - self.gone > KEYS_MAX {
             return Err(OperatorError::new(format!("more than {KEYS_MAX} keys in a table of last rows")));
         }
         thinned.push(chunk);
-        thinned.into_iter().try_for_each(|chunk| self.settle(chunk, 0))
+        thinned.into_iter().try_for_each(|chunk| self.settle(chunk, 0))?;
+        if self.gone > GONE_MAX && self.gone * 2 > self.places.len() { self.leave_out_gone() } else { Ok(()) }
+    }
+
+    /// Leaves out what was taken back, with every row that it keeps down. Changes
+    /// of a key never go back in time, so no row older than it is to come.
+    fn leave_out_gone(&mut self) -> Result<(), OperatorError> {
+        let gone: Vec<Place> =
+            self.places.extract_if(|_, place| place.is_gone).map(|(_, place)| place).collect();
+        for place in gone {
+            self.replaced(place);
+        }
+        self.gone = 0;
+        for (number, chunk) in std::mem::take(&mut self.chunks) {
+            if chunk.alive == 0 {
+                continue;
+            }
+            let rows = chunk.live_rows()?;
+            let keys = self.keys(&rows)?;
+            for (row, key) in keys.iter().enumerate() {
+                self.places.get_mut(key.data()).into_iter().for_each(|place| place.row = row);
+            }
+            self.chunks.insert(number, Chunk::new(rows));
+        }
+        self.whole = true;
+        Ok(())
+    }
+
+    /// Whether only a report of everything says what it holds.
+    pub(super) fn must_be_whole(&self) -> bool {
+        self.whole
     }
 
     fn keys(&self, batch: &RecordBatch) -> Result<Rows, OperatorError> {
@@ -176,6 +223,7 @@ impl LastRows {
     /// Everything, also rows that later ones replace.
     pub(super) fn report_all(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
         let all = self.chunks.values().map(|chunk| chunk.rows.clone()).collect();
+        self.whole = false;
         self.is_reported()?;
         Ok(all)
     }

@@ -6,6 +6,7 @@ use super::*;
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Int64Type};
 use proptest::prelude::*;
+use tidegate_engine::changelog::changelog_of;
 use tidegate_engine::template::display;
 use tidegate_engine::time::time_type;
 
@@ -82,6 +83,56 @@ fn a_large_table_reports_what_is_new() {
     assert_eq!(rows(table.changes().expect("reports")), Some(2));
     take(&mut table, &[(Some("k8"), 2, 0), (Some("k9"), 2, 0)]);
     assert_eq!(rows(table.changes().expect("reports")), Some(2), "not what has been reported before");
+}
+
+/// Keys that come and go: what was taken back is not kept for ever, and does not
+/// come up again from an earlier report.
+#[test]
+fn keys_that_are_gone_are_left_out() {
+    let image = vec![Field::new("device", DataType::Utf8, true), Field::new("value", DataType::Int64, true)];
+    let stream = changelog_of(image).keyed_by(vec![0]);
+    let make = || {
+        let rows = LastRows::new(stream.clone(), vec![0]).expect("text can be a key");
+        let rows = Arc::new(Latest(Mutex::new(rows)));
+        Recorder { stream: stream.clone(), key: vec![0], rows, keys_whole_max: 5 }
+    };
+    let batch = |rows: &[(String, i64, &str)]| {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.0))),
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.1))
+                    .with_timezone("UTC"),
+            ),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.2))),
+        ];
+        RecordBatch::try_new(Arc::clone(&stream.columns), columns).expect("the stream's columns")
+    };
+    let keys = |recorder: &Recorder| {
+        let rows = recorder.rows.rows().expect("one schema");
+        rows.iter().map(RecordBatch::num_rows).sum::<usize>()
+    };
+    let mut table = make();
+    let mut reports: Vec<RecordBatch> = Vec::new();
+    for round in 0..30_i64 {
+        let key = |index: i64| format!("{round}/{index}");
+        let come: Vec<_> = (0..500).map(|index| (key(index), round * 10, "+I")).collect();
+        let go: Vec<_> = (1..500).map(|index| (key(index), round * 10 + 1, "-D")).collect();
+        for rows in [come, go] {
+            table.on_batch(0, &batch(&rows), &mut Output::default()).expect("fits");
+            match table.changes().expect("reports") {
+                Some(changes) => reports.extend(changes),
+                None => reports = table.snapshot().expect("reports"),
+            }
+        }
+        let mut again = make();
+        again.restore(reports.clone()).expect("the same columns");
+        let expected = usize::try_from(round).expect("small") + 1;
+        assert_eq!((keys(&table), keys(&again)), (expected, expected));
+    }
+    let (kept, reported) =
+        (table.rows.lock().len(), reports.iter().map(RecordBatch::num_rows).sum::<usize>());
+    assert!(kept < 2_000 && reported < 4_000, "{kept} keys, {reported} rows");
 }
 
 /// What happens to a table.

@@ -160,8 +160,13 @@ impl Pattern {
         let bad = narrow(&all, &mut select, &mut |rows| out.emit(rows));
         if !bad.is_empty() {
             let time = Some(count + 1);
-            let stream =
-                StreamSchema { columns: all.schema(), time, time_shift_us: 0, kind: StreamKind::Appends };
+            let stream = StreamSchema {
+                columns: all.schema(),
+                time,
+                time_shift_us: 0,
+                kind: StreamKind::Appends,
+                key: None,
+            };
             out.emit_to(REJECTS_PORT, reject_rows(&self.name, &stream, &all, bad)?);
         }
         Ok(())

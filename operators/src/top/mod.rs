@@ -81,13 +81,15 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         }
         None => None,
     };
+    let rows = table.int_as("rows").unwrap_or(1);
     let memory_us = memory_us(config, &mut diagnostics);
     let size = table.get("size");
-    let output = output(input, size.is_none());
+    // Of one row the rank says nothing.
+    let named_by = || keys.iter().copied().chain((rows > 1).then_some(all.len())).collect();
+    let output = output(input, size.is_none().then(named_by));
     let named: Vec<Field> = output.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     check_names(config, "from", &named, &mut diagnostics);
     let Some(by) = by.filter(|_| diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
-    let rows = table.int_as("rows").unwrap_or(1);
     let order = order(by.data_type(), table.str("order") != Some("smallest"))
         .map_err(|_| not_compared(config, by.data_type()))?;
     let kept = kept(input, by.data_type()).map_err(|_| not_compared(config, by.data_type()))?;
@@ -122,13 +124,14 @@ fn memory_us(config: &NodeConfig, out: &mut Vec<Diagnostic>) -> i64 {
     micros(size)
 }
 
-/// The rows with their ranks, as rows that stand or as a changelog.
-fn output(input: &Input, is_changelog: bool) -> StreamSchema {
+/// The rows with their ranks, as rows that stand or as a changelog whose results
+/// these columns name.
+fn output(input: &Input, named_by: Option<Vec<usize>>) -> StreamSchema {
     let mut fields: Vec<Field> =
         input.stream.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.push(Field::new("rank", DataType::Int64, false));
-    if is_changelog {
-        return changelog_of(fields);
+    if let Some(key) = named_by {
+        return changelog_of(fields).keyed_by(key);
     }
     StreamSchema { columns: Arc::new(Schema::new(fields)), ..input.stream.clone() }
 }

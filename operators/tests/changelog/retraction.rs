@@ -205,3 +205,49 @@ fn a_forgotten_key_begins_afresh_and_what_takes_back_more_is_late() {
     assert_eq!(lines[1].len(), 1);
     assert!(lines[1][0].starts_with("k 5 ") && lines[1][0].ends_with("-D"), "{:?}", lines[1]);
 }
+
+#[test]
+fn a_key_that_begins_with_what_nobody_knows_survives_snapshots() {
+    let text = aggregate("\"sum(v) AS s\"");
+    let unknown: &[Step] = &[("-D", "k", Some(5))];
+    let known: &[Step] = &[("+I", "k", Some(7)), ("+I", "l", Some(1))];
+    for restart in [false, true] {
+        let lines = fed(&text, &[unknown, unknown, known], restart);
+        assert_eq!(applied(&lines[0], &[0]), ["k 7", "l 1"], "restart: {restart}");
+        assert_eq!(lines[1].len(), 2, "{:?}", lines[1]);
+    }
+}
+
+/// A row of `k` is given, a hundred days pass, and it changes: with a number of
+/// keys that are gone in between.
+#[test]
+fn what_stands_is_never_forgotten_by_whoever_reads_changes() {
+    let day_us = 86_400_000_000;
+    let text = aggregate("\"sum(v) AS s\"");
+    for restart in [false, true] {
+        let mut part = build_on(&changes(), &text);
+        let mut lines = vec![Vec::new(); part.ports.len()];
+        let gone: &[Step] = &[("+I", "gone", Some(1)), ("-D", "gone", Some(1))];
+        let mut pieces: Vec<(i64, &[Step])> =
+            vec![(0, &[("+I", "k", Some(5)), ("+I", "k", Some(6))]), (1, gone)];
+        pieces.extend((1..10).map(|ten| (ten * 10, [("+U", "other", Some(1))].as_slice())));
+        pieces.push((101, &[("-U", "k", Some(5)), ("+U", "k", Some(7))]));
+        for (day, steps) in pieces {
+            let mut out = Output::default();
+            part.operator.on_batch(0, &rows(steps, day * day_us), &mut out).expect("takes rows");
+            part.operator.on_watermark(Time(day * day_us + 10), &mut out).expect("takes a watermark");
+            out.drain().for_each(|(port, batch)| lines[port].extend(row_lines(&batch)));
+            let state = part.operator.snapshot().expect("snapshots");
+            if day == 90 {
+                let keys: usize = state.iter().map(RecordBatch::num_rows).max().expect("batches");
+                assert_eq!(keys, 2, "k and other are kept, what is gone is not");
+            }
+            if restart {
+                part = build_on(&changes(), &text);
+                part.operator.restore(state).expect("restores");
+            }
+        }
+        assert_eq!(applied(&lines[0], &[0])[0], "k 13", "restart: {restart}");
+        assert!(lines[1].is_empty(), "{:?}", lines[1]);
+    }
+}

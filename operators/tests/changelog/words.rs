@@ -3,7 +3,9 @@
 use arrow::array::RecordBatch;
 use tidegate_engine::schema::{StreamKind, StreamSchema};
 
-use crate::kit::{Manner, TestRow, batch, build, build_on, run, run_on, stream, try_build_on};
+use crate::kit::{
+    Manner, TestRow, batch, build, build_on, built, context, run, run_on, stream, try_build_on,
+};
 use crate::oracle::batches;
 
 const HIGH: &str =
@@ -114,4 +116,53 @@ fn an_expression_that_fails_takes_its_row_away_and_no_other() {
         assert_eq!(lines[2].len(), 1, "{:?}", lines[2]);
     }
     assert!(try_build_on(&stream(), text).is_ok());
+}
+
+#[test]
+fn what_names_a_result_is_known_as_long_as_it_is_there() {
+    let keyed = |stream: &StreamSchema, text: &str| build_on(stream, text).ports[0].stream.clone();
+    assert_eq!(high().key, Some(vec![0]));
+    let project = |select: &str| {
+        let text = format!("[operator.p]\ntype = \"project\"\nfrom = \"rows\"\nselect = [{select}]\n");
+        keyed(&high(), &text).key
+    };
+    assert_eq!(project("\"high\", \"key AS device\""), Some(vec![1]));
+    assert_eq!(project("\"high\", \"upper(key) AS key\""), None, "two keys may have one text");
+    assert_eq!(project("\"high\""), None);
+    let filter = "[operator.f]\ntype = \"filter\"\nfrom = \"rows\"\nwhere = \"high > 5\"\n";
+    assert_eq!(keyed(&high(), filter).key, Some(vec![0]));
+    let top = |rows: u32| {
+        let text = "[operator.t]\ntype = \"top\"\nfrom = \"rows\"\nby = \"n\"\nkey = [\"key\"]\n";
+        keyed(&stream(), &format!("{text}rows = {rows}\n")).key
+    };
+    assert_eq!((top(3), top(1)), (Some(vec![0, 4]), Some(vec![0])), "of one row the rank says nothing");
+    let last = "[operator.d]\ntype = \"dedup\"\nfrom = \"rows\"\nkey = [\"key\", \"n\"]\nttl = \"1h\"\nkeep = \"last\"\n";
+    assert_eq!(keyed(&stream(), last).key, Some(vec![0, 3]));
+}
+
+#[test]
+fn a_key_that_names_no_result_is_refused() {
+    let named = high();
+    assert_eq!(named.hits_others("a", &["key"]), None);
+    assert_eq!(named.hits_others("a", &["high", "key"]), None, "more is no harm");
+    let (message, help) = named.hits_others("a", &["high"]).expect("is refused");
+    assert!(message.contains("named by `key`") && help.contains("add `key`"), "{message} {help}");
+    let nameless = StreamSchema { key: None, ..high() };
+    assert!(nameless.hits_others("a", &["key"]).expect("is refused").1.contains("accept_changes"));
+    assert_eq!(stream().hits_others("a", &[]), None, "rows that stand");
+}
+
+#[test]
+fn whoever_forgets_what_stands_is_warned() {
+    let ttl = format!("{HIGH}ttl = \"1h\"\n");
+    for (stream, text, expected) in [(high(), &*HIGH.replace("max(n)", "max(high)"), 0), (stream(), &*ttl, 0)]
+        .into_iter()
+        .chain([(high(), &*ttl.replace("max(n)", "max(high)"), 1)])
+    {
+        let context = context();
+        built(&context, &stream, text).unwrap_or_else(|error| panic!("{error}"));
+        let warnings = context.take_warnings();
+        assert_eq!(warnings.len(), expected, "{text}: {warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.message.contains("`late`")));
+    }
 }

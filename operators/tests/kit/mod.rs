@@ -68,16 +68,27 @@ pub(crate) fn build_on(stream: &StreamSchema, text: &str) -> OperatorPart {
 
 /// The same where the topology may be refused.
 pub(crate) fn try_build_on(stream: &StreamSchema, text: &str) -> Result<OperatorPart, ConfigError> {
+    built(&context(), stream, text)
+}
+
+pub(crate) fn context() -> BuildContext {
+    BuildContext::new("test", PathBuf::from("."), std::env::temp_dir(), Arc::new(SqlExpressions::new()))
+}
+
+/// The same in a context that is looked at afterwards.
+pub(crate) fn built(
+    context: &BuildContext,
+    stream: &StreamSchema,
+    text: &str,
+) -> Result<OperatorPart, ConfigError> {
     let (parsed, problems) = parse(text);
     assert_eq!(problems, []);
     let node = &parsed.nodes[0];
-    let context =
-        BuildContext::new("test", PathBuf::from("."), std::env::temp_dir(), Arc::new(SqlExpressions::new()));
     let rows = tidegate_operators::OPERATORS.iter();
     let row: &Row<BuildOperator> =
         rows.into_iter().find(|row| row.name == node.kind.value).unwrap_or(&tidegate_operators::TRIGGER);
     let input = Input { name: "rows".into(), stream: stream.clone() };
-    (row.build)(node, &context, &[input])
+    (row.build)(node, context, &[input])
 }
 
 /// How rows reach the operator.

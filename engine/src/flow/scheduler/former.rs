@@ -40,6 +40,7 @@ pub(super) fn flow_of(shared: &Shared, run: &OpenRun) -> Result<Arc<Flow>, Strin
         time: None,
         time_shift_us: 0,
         kind: StreamKind::Appends,
+        key: None,
     });
     let flow = shared.flows.workshop.former(&text, &run.flow, &run.revision, trigger);
     let mut flow = flow.map_err(|reason| format!("{changed} and cannot be built as it was: {reason}"))?;

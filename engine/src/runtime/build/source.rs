@@ -38,13 +38,21 @@ impl Builder<'_> {
         let outlets = Outlets { ports, stats };
         let restored = self.checkpoint.sources.remove(&node.name);
         let (position, watermark) = restored.unwrap_or_default();
+        let told = self.checkpoint.received.remove(&node.name);
         let wanted = node.part.replayable || node.part.source.remembers();
         let position = position.filter(|_| wanted && !planted!(PositionForgotten));
         let watermark = watermark.filter(|_| !planted!(WatermarkForgotten));
         let clock = Arc::clone(&self.config.clock);
         let alignment = Arc::clone(&self.alignment);
-        let driver =
-            SourceDriver::new(&node.part, outlets, job, receiver, clock, (position, watermark), alignment);
+        let driver = SourceDriver::new(
+            &node.part,
+            outlets,
+            job,
+            receiver,
+            clock,
+            (position, watermark, told),
+            alignment,
+        );
         let name = node.name;
         self.built.tasks.spawn(async move {
             driver.run(node.part).await;

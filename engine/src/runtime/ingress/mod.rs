@@ -154,7 +154,10 @@ impl LoggedSource {
         })
         .await;
         match entry.map_err(|error| fatal(&error))? {
-            None => Ok(None),
+            None => {
+                self.silence.replayed();
+                Ok(None)
+            }
             Some(Entry::Lost(lost)) => {
                 self.replay = Some(reader);
                 self.gap(lost).map(Some)

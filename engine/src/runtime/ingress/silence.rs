@@ -1,7 +1,7 @@
 //! Whether a logged source is silent: its peer says so, and nothing waits
 //! between it and the driver.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
@@ -50,9 +50,16 @@ pub(super) enum Peer {
 pub(super) struct LoggedSilence {
     pub(super) waiting: Arc<Waiting>,
     peer: Mutex<Peer>,
+    /// Records of an earlier process have all been handed out.
+    is_replayed: AtomicBool,
 }
 
 impl LoggedSilence {
+    /// Records of an earlier process have all been handed out.
+    pub(super) fn replayed(&self) {
+        self.is_replayed.store(true, Ordering::Release);
+    }
+
     /// The source was opened, or lost.
     pub(super) fn set(&self, peer: Peer) {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
@@ -68,5 +75,9 @@ impl Silence for LoggedSilence {
             Peer::Asked(silence) => silence.known_until(partition),
         };
         known.filter(|_| self.waiting.is_empty())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.is_replayed.load(Ordering::Acquire) && self.waiting.is_empty()
     }
 }

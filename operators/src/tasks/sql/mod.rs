@@ -64,8 +64,13 @@ fn build(config: &NodeConfig, context: &BuildContext, scope: &TaskScope) -> Resu
     let planned = query::plan(query.clone(), empty).map_err(|error| locate_in_query(&error, text, &names))?;
     // What the query does not name is neither read nor handed over.
     inputs.retain(|(name, _, _)| planned.reads.contains(name));
-    let result =
-        StreamSchema { columns: planned.columns, time: None, time_shift_us: 0, kind: StreamKind::Appends };
+    let result = StreamSchema {
+        columns: planned.columns,
+        time: None,
+        time_shift_us: 0,
+        kind: StreamKind::Appends,
+        key: None,
+    };
     Ok(TaskPart { task: Box::new(Sql { query, inputs }), result })
 }
 
