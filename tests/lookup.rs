@@ -154,6 +154,20 @@ fn postgres_is_asked_for_many_keys_at_once_and_a_key_that_fails_costs_its_rows()
     let told = rejects(many.path());
     assert!(told.len() == 1 && told[0].contains("division by zero"), "{told:?}");
 
+    // A key that takes too long costs its own row, and nobody works on it any more.
+    let late = tempfile::tempdir().expect("a folder");
+    let devices: Vec<&str> = devices.iter().take(100).copied().collect();
+    fs::write(late.path().join("rows.jsonl"), rows(&devices)).expect("writes");
+    let query = "SELECT 'o' || {device} AS owner, \
+         CASE WHEN {device} = 'd7' THEN (SELECT 1.0 FROM pg_sleep(100)) ELSE 2.0 END AS high";
+    run(late.path(), &(sql(query) + OUTPUT + "timeout = \"1s\"\nretries = 0\n"));
+    assert_eq!(crate::lines(late.path()).len(), 99);
+    let told = rejects(late.path());
+    assert!(told.len() == 1 && told[0].contains("no answer within 1s"), "{told:?}");
+    let busy = "SELECT count(*)::text FROM pg_stat_activity WHERE query LIKE '%tidegate_keys%' \
+         AND state = 'active' AND pid <> pg_backend_pid() AND now() - query_start > '2s'";
+    assert_eq!(server.ask(busy), [[Some("0".to_owned())]]);
+
     // Away: rows without an answer leave as rejects, after all attempts.
     server.kill();
     let away = tempfile::tempdir().expect("a folder");
@@ -176,20 +190,25 @@ fn redis_gives_values_objects_and_hashes() {
     server.ask(&["HSET", "hash:a", "owner", "ada", "high", "5.5", "spare", "x"]);
     server.ask(&["HSET", "hash:b", "owner", "bob"]);
     server.ask(&["SET", "hash:d", "no hash"]);
+    // One value that is too long costs its row, the most that Redis keeps too.
+    let long = "x".repeat(5 << 20);
+    server.ask(&["SET", "device:long", &long]);
+    server.ask(&["HSET", "hash:long", "owner", &long, "high", "1"]);
+    server.ask(&["SETRANGE", "device:longest", "100000000", "x"]);
     for (key, output, devices, expected, refused) in [
         (
             "get = \"device:{device}\"",
             OUTPUT,
-            &["a", "b", "c", "-"][..],
-            &["1 a ada 5.5", "3 c - -", "4 - - -"][..],
-            1,
+            &["a", "b", "c", "-", "long", "longest", "a"][..],
+            &["1 a ada 5.5", "3 c - -", "4 - - -", "7 a ada 5.5"][..],
+            3,
         ),
         (
             "hash = \"hash:{device}\"",
             OUTPUT,
-            &["a", "b", "c", "d"],
-            &["1 a ada 5.5", "2 b bob -", "3 c - -"],
-            1,
+            &["a", "b", "c", "d", "long", "b"],
+            &["1 a ada 5.5", "2 b bob -", "3 c - -", "6 b bob -"],
+            2,
         ),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
@@ -208,7 +227,7 @@ fn an_http_service_that_is_slow_wrong_or_away_for_a_moment_costs_nothing() {
     let service = Service::start();
     let folder = tempfile::tempdir().expect("a folder");
     // The service answers `503` twice to b, with no JSON to e, late to a; it knows no c.
-    fs::write(folder.path().join("rows.jsonl"), rows(&["a", "b", "c", "-", "a", "e", "x/y z"]))
+    fs::write(folder.path().join("rows.jsonl"), rows(&["a", "b", "c", "-", "a", "e", "x/y z", "..", "."]))
         .expect("writes");
     let more = format!(
         "http = {{ get = \"http://127.0.0.1:{}/devices/{{device}}?v=1\" }}\noutput = {{ owner = \"string\", high = {{ type = \"float64\", from = \"limits.high\" }} }}\n",
@@ -218,8 +237,10 @@ fn an_http_service_that_is_slow_wrong_or_away_for_a_moment_costs_nothing() {
     let expected = ["1 a ada 5.5", "2 b bob -", "3 c - -", "4 - - -", "5 a ada 5.5", "7 x/y z path -"];
     assert_eq!(lines(folder.path()), expected);
     let rejects = rejects(folder.path());
-    assert!(rejects.len() == 1 && rejects[0].contains("does not fit"), "{rejects:?}");
+    assert!(rejects.len() == 3 && rejects[0].contains("does not fit"), "{rejects:?}");
+    assert!(rejects[1..].iter().all(|reason| reason.contains("another place")), "{rejects:?}");
     let asked = service.asked();
+    assert!(asked.iter().all(|path| path.starts_with("/devices/") && path != "/devices/?v=1"), "{asked:?}");
     let count = |path: &str| asked.iter().filter(|asked| *asked == path).count();
     assert_eq!(count("/devices/a?v=1"), 1, "{asked:?}");
     assert_eq!(count("/devices/b?v=1"), 3);

@@ -20,8 +20,11 @@ use crate::lookup::{Built, Collected, Question, key_texts};
 
 /// Keys of one request.
 const KEYS_MAX: usize = 256;
-/// Longest value.
+/// Longest value that is used, and that is read past for the sake of the others.
 const VALUE_BYTES_MAX: usize = 4 << 20;
+const SKIPPED_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of answers to one request.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Redis listens there.
 const PORT: u16 = 6379;
 
@@ -118,10 +121,19 @@ impl Lookup for RedisLookup {
         line.write_all(&commands).await.map_err(|error| lost(&error))?;
         line.flush().await.map_err(|error| lost(&error))?;
         let mut collected = Collected::new(&self.format);
+        let mut bytes = 0;
         for key in 0..names.len() {
             match self.answer(&mut line).await? {
                 Ok(None) => {}
-                Ok(Some(json)) => collected.add(key, &json),
+                Ok(Some(json)) => {
+                    bytes += json.len();
+                    if bytes > ANSWER_BYTES_MAX {
+                        return Err(LookupError::Never(format!(
+                            "the values have more than {ANSWER_BYTES_MAX} bytes"
+                        )));
+                    }
+                    collected.add(key, &json);
+                }
                 Err(reason) => collected.refuse(key, reason),
             }
         }
@@ -164,12 +176,18 @@ impl RedisLookup {
             }
             (_, Reply::Error(reason)) => return Ok(Err(reason)),
             (What::Hash(fields), Reply::List(count)) => {
-                let mut object = serde_json::Map::new();
+                let (mut object, mut too_long) = (serde_json::Map::new(), None);
                 for index in 0..count {
-                    let value = one(line).await?;
-                    if let (Some(value), Some(field)) = (value, fields.get(index)) {
-                        object.insert(field.clone(), Value::String(value));
+                    match (one(line).await?, fields.get(index)) {
+                        (Ok(Some(value)), Some(field)) => {
+                            object.insert(field.clone(), Value::String(value));
+                        }
+                        (Err(reason), _) => too_long = Some(reason),
+                        (Ok(_), _) => {}
                     }
+                }
+                if let Some(reason) = too_long {
+                    return Ok(Err(reason));
                 }
                 if object.is_empty() {
                     return Ok(Ok(None));
@@ -182,6 +200,7 @@ impl RedisLookup {
             }
             (_, Reply::Text(Some(text))) => Ok(text.into_bytes()),
             (_, Reply::Text(None)) => return Ok(Ok(None)),
+            (_, Reply::TooLong(bytes)) => return Ok(Err(too_long(bytes))),
             (_, Reply::List(_)) => return Err(LookupError::Later("Redis answers another question".into())),
         };
         Ok(json.map(Some).map_err(|error| error.to_string()))
@@ -197,14 +216,22 @@ fn command(words: &[&str], to: &mut Vec<u8>) {
 
 enum Reply {
     Text(Option<String>),
+    /// A value of so many bytes, which was read past.
+    TooLong(u64),
     /// So many replies follow.
     List(usize),
     Error(String),
 }
 
-async fn one(line: &mut BufStream<TcpStream>) -> Result<Option<String>, LookupError> {
+fn too_long(bytes: u64) -> String {
+    format!("the value has {bytes} bytes, more than {VALUE_BYTES_MAX}")
+}
+
+/// A value of a list, or why it cannot be used.
+async fn one(line: &mut BufStream<TcpStream>) -> Result<Result<Option<String>, String>, LookupError> {
     match reply(line).await? {
-        Reply::Text(text) => Ok(text),
+        Reply::Text(text) => Ok(Ok(text)),
+        Reply::TooLong(bytes) => Ok(Err(too_long(bytes))),
         Reply::List(_) | Reply::Error(_) => Err(LookupError::Later("Redis answers another question".into())),
     }
 }
@@ -226,8 +253,16 @@ async fn reply(line: &mut BufStream<TcpStream>) -> Result<Reply, LookupError> {
         '*' => Ok(Reply::List(rest.parse().map_err(|_| wrong())?)),
         '$' if rest == "-1" => Ok(Reply::Text(None)),
         '$' => {
-            let length: usize =
-                rest.parse().ok().filter(|length| *length <= VALUE_BYTES_MAX).ok_or_else(wrong)?;
+            let bytes: u64 = rest.parse().map_err(|_| wrong())?;
+            let length = match usize::try_from(bytes) {
+                Ok(length) if length <= VALUE_BYTES_MAX => length,
+                _ if bytes <= SKIPPED_BYTES_MAX => {
+                    skip(line, bytes + 2).await?;
+                    return Ok(Reply::TooLong(bytes));
+                }
+                // Halved, until its key stands alone.
+                _ => return Err(LookupError::Never(too_long(bytes))),
+            };
             let mut value = vec![0; length + 2];
             line.read_exact(&mut value).await.map_err(|error| lost(&error))?;
             value.truncate(length);
@@ -235,6 +270,12 @@ async fn reply(line: &mut BufStream<TcpStream>) -> Result<Reply, LookupError> {
         }
         _ => Err(wrong()),
     }
+}
+
+async fn skip(line: &mut BufStream<TcpStream>, bytes: u64) -> Result<(), LookupError> {
+    let mut rest = (&mut *line).take(bytes);
+    let skipped = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map_err(|error| lost(&error))?;
+    if skipped == bytes { Ok(()) } else { Err(LookupError::Later("Redis has closed the connection".into())) }
 }
 
 fn lost(error: &std::io::Error) -> LookupError {

@@ -1,9 +1,10 @@
 //! Tables in SQLite files. The file is opened for reading only, for each look.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Number, Value};
@@ -16,7 +17,7 @@ use tidegate_engine::topology::key::{Key, Kind, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
 use crate::sql_table::quote;
-use crate::table::database::{DATABASE_KEYS, Database, part};
+use crate::table::database::{DATABASE_KEYS, Database, check_size, part};
 
 /// How long a look waits for a writer of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,9 +66,7 @@ impl Database for Sqlite {
 
     fn json_lines(&self, query: &str, columns: &SchemaRef) -> Result<Vec<u8>, String> {
         let failed = |error: rusqlite::Error| format!("{}: {error}", self.shown);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(failed)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        let connection = open_to_read(&self.path, BUSY_TIMEOUT).map_err(failed)?;
         let mut statement = connection.prepare(query).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         let mut lines = Vec::new();
@@ -79,9 +78,20 @@ impl Database for Sqlite {
             }
             serde_json::to_writer(&mut lines, &object).map_err(|error| error.to_string())?;
             lines.push(b'\n');
+            check_size(lines.len()).map_err(|reason| format!("{}: {reason}", self.shown))?;
         }
         Ok(lines)
     }
+}
+
+/// The file, for reading only. A name in double quotes is one of a column and never
+/// text, or a column that is not there would be its own name in every row.
+pub(crate) fn open_to_read(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    Ok(connection)
 }
 
 /// SQLite has no type for what is true or false.

@@ -59,9 +59,16 @@ pub trait Operator: Send {
         input
     }
 
+    /// Whether it holds rows back that no watermark lets go, since they wait for a
+    /// table: readers do not hear that the inputs are idle before those have left.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Whether rows of this input may come now. What comes on an input that must
-    /// wait, its barriers too, stays on its edge; some input must be accepted. Asked
-    /// where an input is a table.
+    /// wait stays on its edge, except for rows before a barrier that other inputs
+    /// have brought: a checkpoint must not wait for a table. Some input must be
+    /// accepted. Asked where an input is a table.
     fn accepts(&self, _input: usize) -> bool {
         true
     }

@@ -122,6 +122,27 @@ impl Template {
     }
 }
 
+/// Why a URL leads elsewhere than its template says, where `ordinary` is the same
+/// one with ordinary values: a value alone, or with the text around it, is an empty
+/// segment of the path, `.` or `..`.
+#[must_use]
+pub fn leaves_its_place(url: &str, ordinary: &str) -> Option<String> {
+    fn segments(url: &str) -> impl Iterator<Item = &str> {
+        url.split(['?', '#']).next().unwrap_or_default().split('/')
+    }
+    let leaves = |segment: &str| {
+        // Who reads a URL takes these for dots as well.
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        matches!(plain.as_str(), "" | "." | "..")
+    };
+    let mut pairs = segments(url).zip(segments(ordinary));
+    let segment = pairs.find_map(|(segment, ordinary)| {
+        let is_other = leaves(segment) && segment != ordinary;
+        is_other.then_some(segment)
+    })?;
+    Some(format!("a value makes `{segment}` of a part of the path, which would be another place"))
+}
+
 /// A value as a reader would write it; NULL is empty.
 ///
 /// # Errors
@@ -209,5 +230,25 @@ mod tests {
         let times: ArrayRef = Arc::new(times);
         assert_eq!(display(&times, 0), Ok("1970-01-01T00:00:00.000000Z".into()));
         assert_eq!(display(&times, 1), Ok(String::new()));
+    }
+
+    #[test]
+    fn a_value_stays_in_its_segment_of_a_url() {
+        let leaves = |value: &str| {
+            let with = |value: &str| format!("http://h/v1/{value}/x.{value}?q={value}");
+            leaves_its_place(&with(value), &with("a"))
+        };
+        for value in ["..", ".", "", "%2e%2E"] {
+            let reason = leaves(value).expect("leads elsewhere");
+            assert!(reason.contains(&format!("`{value}`")), "{reason}");
+        }
+        for value in ["a", "...", "..%2F..", "a%2F..", "%252e", "..%5C"] {
+            assert_eq!(leaves(value), None, "{value}");
+        }
+        assert!(
+            leaves_its_place("http://h/v1/../x", "http://h/v1/.a/x").is_some(),
+            "with the text around it"
+        );
+        assert_eq!(leaves_its_place("http://h//x/b", "http://h//x/a"), None, "as the file has it");
     }
 }

@@ -11,7 +11,7 @@ use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::lookup::{Answers, Lookup, LookupError};
 use tidegate_engine::secret::SecretRef;
-use tidegate_engine::template::Template;
+use tidegate_engine::template::{Template, leaves_its_place};
 use tokio::sync::OnceCell;
 
 use super::{Built, Collected, Question, key_texts};
@@ -77,7 +77,13 @@ impl Lookup for HttpLookup {
         let mut collected = Collected::new(&self.format);
         for (key, values) in key_texts(keys)?.iter().enumerate() {
             let values: Vec<String> = values.iter().map(|value| encoded(value)).collect();
-            match self.get(&self.template.fill(&values)).await? {
+            let url = self.template.fill(&values);
+            let ordinary = self.template.fill(&vec!["a".to_owned(); values.len()]);
+            if let Some(reason) = leaves_its_place(&url, &ordinary) {
+                collected.refuse(key, reason);
+                continue;
+            }
+            match self.get(&url).await? {
                 Ok(answer) => collected.add(key, &answer),
                 Err(reason) => collected.refuse(key, reason),
             }

@@ -1,7 +1,8 @@
 //! Look-ups in PostgreSQL: many keys are one query, which the server runs for
 //! each of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::DataType;
@@ -11,9 +12,10 @@ use tidegate_engine::error::ConfigError;
 use tidegate_engine::lookup::{Answers, Lookup, LookupError};
 use tidegate_engine::secret::SecretRef;
 use tidegate_engine::template::display;
-use tokio::sync::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{CancelToken, Client, NoTls, Statement};
 
 use super::server::{Server, with_cause};
 use super::text::type_of;
@@ -24,6 +26,10 @@ use crate::sql_table::quote;
 
 /// Keys of one request.
 const KEYS_MAX: usize = 256;
+/// Requests at a time, each on a connection of its own.
+const AT_ONCE: usize = 4;
+/// Longest time to tell the server that a query is to end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn lookup(question: &Question<'_>) -> Result<Built, ConfigError> {
     let url = SecretRef::new(question.table.str("postgres").unwrap_or_default());
@@ -59,23 +65,28 @@ pub(crate) fn lookup(question: &Question<'_>) -> Result<Built, ConfigError> {
         names.join(", ")
     );
     let server = Server { url, password };
-    Ok((Arc::new(PostgresLookup { server, query, format, line: Mutex::default() }), keys, columns))
+    Ok((Arc::new(PostgresLookup { server, query, format, lines: Mutex::default() }), keys, columns))
 }
 
-type Line = Arc<(Client, Statement)>;
+type Line = (Client, Statement);
 
 struct PostgresLookup {
     server: Server,
     query: String,
     format: RowFormat,
-    /// One for all requests: they follow each other without waiting.
-    line: Mutex<Option<Line>>,
+    /// Connections that nobody uses now. One that is lost, or whose request is given
+    /// up, does not come back.
+    lines: Mutex<Vec<Line>>,
 }
 
 #[async_trait]
 impl Lookup for PostgresLookup {
     fn keys_max(&self) -> usize {
         KEYS_MAX
+    }
+
+    fn at_once(&self) -> usize {
+        AT_ONCE
     }
 
     async fn fetch(&self, keys: &RecordBatch) -> Result<Answers, LookupError> {
@@ -91,7 +102,14 @@ impl Lookup for PostgresLookup {
         }
         let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| array as _).collect();
         let line = self.line().await?;
-        let rows = line.0.query(&line.1, &parameters).await.map_err(|error| failed(&error))?;
+        let asking = Asking(Some(line.0.cancel_token()));
+        let rows = line.0.query(&line.1, &parameters).await;
+        asking.done();
+        // Who refuses a question answers the next one.
+        if rows.as_ref().map_or_else(|error| error.as_db_error().is_some(), |_| true) {
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+        let rows = rows.map_err(|error| failed(&error))?;
         let mut collected = Collected::new(&self.format);
         for row in rows {
             let (number, text): (i64, &str) = match (row.try_get(0), row.try_get(1)) {
@@ -107,9 +125,9 @@ impl Lookup for PostgresLookup {
 
 impl PostgresLookup {
     async fn line(&self) -> Result<Line, LookupError> {
-        let mut kept = self.line.lock().await;
-        if let Some(line) = kept.as_ref().filter(|line| !line.0.is_closed()) {
-            return Ok(Arc::clone(line));
+        let known = self.lines.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(line) = known.filter(|line| !line.0.is_closed()) {
+            return Ok(line);
         }
         let client = self.server.connect().await.map_err(|error| match error {
             RemoteError::Lost(reason) | RemoteError::Refused(reason) => LookupError::Later(reason),
@@ -118,9 +136,27 @@ impl PostgresLookup {
         let settings = "SET TIME ZONE 'UTC'; SET default_transaction_read_only = on";
         client.batch_execute(settings).await.map_err(|error| failed(&error))?;
         let statement = client.prepare(&self.query).await.map_err(|error| failed(&error))?;
-        let line = Arc::new((client, statement));
-        *kept = Some(Arc::clone(&line));
-        Ok(line)
+        Ok((client, statement))
+    }
+}
+
+/// A query that the server is told to end when nobody waits for it any more.
+struct Asking(Option<CancelToken>);
+
+impl Asking {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let (Some(token), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                let told = timeout(CANCEL_TIMEOUT, token.cancel_query(NoTls)).await;
+                tracing::debug!(?told, "PostgreSQL was told to end a query that took too long");
+            });
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Tables in PostgreSQL: a connection for each look, on a thread of its own.
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
 use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use futures::StreamExt;
 use tidegate_engine::catalog::{BuildTable, Row};
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::operator::Input;
@@ -13,7 +15,7 @@ use super::server::{Server, with_cause};
 use super::{KEYS, server};
 use crate::sink_log::RemoteError;
 use crate::sql_table::quote;
-use crate::table::database::{DATABASE_KEYS, Database, part};
+use crate::table::database::{DATABASE_KEYS, Database, check_size, part};
 
 /// Longest time for one look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -81,10 +83,12 @@ async fn lines(server: &Server, query: &str) -> Result<Vec<u8>, String> {
         .await
         .map_err(failed)?;
     let mut lines = Vec::new();
-    for message in client.simple_query(query).await.map_err(failed)? {
-        if let SimpleQueryMessage::Row(row) = message {
+    let mut messages = std::pin::pin!(client.simple_query_raw(query).await.map_err(failed)?);
+    while let Some(message) = messages.next().await {
+        if let SimpleQueryMessage::Row(row) = message.map_err(failed)? {
             lines.extend_from_slice(row.get(0).unwrap_or_default().as_bytes());
             lines.push(b'\n');
+            check_size(lines.len())?;
         }
     }
     Ok(lines)

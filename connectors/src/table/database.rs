@@ -25,6 +25,22 @@ const EVERY: Duration = Duration::from_secs(60);
 /// They are asked no more often.
 const EVERY_MIN: Duration = Duration::from_millis(100);
 
+/// Most bytes of the answer as JSON.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
+
+/// Refuses an answer that is too large, while it comes.
+///
+/// # Errors
+/// So many bytes are too many.
+pub(crate) fn check_size(bytes: usize) -> Result<(), String> {
+    if bytes <= ANSWER_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "the answer has more than {ANSWER_BYTES_MAX} bytes; let a `query` give fewer rows or columns"
+    ))
+}
+
 /// Keys of a table in a database.
 pub(crate) const DATABASE_KEYS: &[Key] = &[
     optional("table", Kind::Text, "the table or view that is read; or write a `query`"),

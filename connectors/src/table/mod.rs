@@ -34,6 +34,8 @@ use crate::format::{COLUMN_KEYS, RowFormat};
 
 /// Largest file of a table: it is read whole at each look.
 const FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Most bytes of rows of a table, in memory.
+const ROWS_BYTES_MAX: usize = 1 << 30;
 /// How often a file is looked at for a change: its time and size, not its rows.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 

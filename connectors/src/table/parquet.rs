@@ -17,7 +17,7 @@ use tidegate_engine::table::{ReferenceTable, TablePart};
 use tidegate_engine::time::time_type;
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
-use super::{KEY, LOOK_EVERY, PATH, TableFile, check_key, key};
+use super::{KEY, LOOK_EVERY, PATH, ROWS_BYTES_MAX, TableFile, check_key, key};
 
 /// `[table.x] type = "parquet"`
 pub(crate) const ROW: Row<BuildTable> = Row {
@@ -94,7 +94,15 @@ impl ReferenceTable for ParquetTable {
                 batch.columns().iter().zip(self.columns.fields()).map(cast).collect::<Result<_, _>>()?;
             RecordBatch::try_new(Arc::clone(&self.columns), columns)
         };
-        let batches = reader.map(|batch| simplify(batch?)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        for batch in reader {
+            let batch = batch.and_then(simplify).map_err(failed)?;
+            bytes += batch.get_array_memory_size();
+            if bytes > ROWS_BYTES_MAX {
+                return Err(format!("{name} has more than {ROWS_BYTES_MAX} bytes of rows"));
+            }
+            batches.push(batch);
+        }
         let rows = arrow::compute::concat_batches(&self.columns, &batches).map_err(failed)?;
         check_key(&self.key, &rows).map_err(|reason| format!("{name}: {reason}"))?;
         Ok(vec![rows])

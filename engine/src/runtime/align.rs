@@ -92,11 +92,19 @@ impl Align {
         self.emitted
     }
 
-    /// Whether the loop may read from this input now.
+    /// Whether all inputs are silent, as was told last.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.idle_told
+    }
+
+    /// Whether the loop may read from this input now. One that is refused is read
+    /// as far as a barrier that waits for it.
     #[must_use]
     pub fn is_open(&self, input: usize) -> bool {
         let waits = |input: &Input| input.at_barrier && !planted!(BarrierOvertaken);
-        self.inputs.get(input).is_some_and(|input| !input.ended && !input.refused && !waits(input))
+        let refused = |input: &Input| input.refused && self.barrier.is_none();
+        self.inputs.get(input).is_some_and(|input| !input.ended && !refused(input) && !waits(input))
     }
 
     /// A watermark has come on an input.
@@ -254,6 +262,18 @@ mod tests {
         assert_eq!(align.on_barrier(1, barrier(1)), [Action::Cut(barrier(1))]);
         assert!(!align.on_end(0).contains(&Action::End));
         assert_eq!(align.on_end(1), [Action::End]);
+    }
+
+    #[test]
+    fn an_input_that_is_refused_is_read_as_far_as_a_barrier() {
+        let mut align = Align::new(2);
+        align.set_aside(1);
+        align.set_accepted(0, false);
+        assert!(!align.is_open(0) && align.is_open(1));
+        assert_eq!(align.on_barrier(1, barrier(1)), []);
+        assert!(align.is_open(0), "what comes before its barrier");
+        assert_eq!(align.on_barrier(0, barrier(1)), [Action::Cut(barrier(1))]);
+        assert!(!align.is_open(0) && align.is_open(1));
     }
 
     #[test]

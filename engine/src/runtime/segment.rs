@@ -102,7 +102,14 @@ impl Segment {
         let mut align = if self.merges { Align::of_copies(inputs) } else { Align::new(inputs) };
         self.tables.iter().for_each(|input| align.set_aside(*input));
         let mut turn = 0;
+        // The readers have yet to hear that all inputs are silent.
+        let mut owes_idle = false;
         loop {
+            owes_idle &= align.is_idle();
+            if owes_idle && !self.waits() {
+                owes_idle = false;
+                self.work(Work::Forward(0, Event::Watermark(Watermark::Idle))).await?;
+            }
             if !self.tables.is_empty() {
                 let operator = self.slots.first().map(|slot| &slot.operator);
                 let accepts = |input| operator.is_none_or(|operator| operator.accepts(input));
@@ -118,6 +125,8 @@ impl Segment {
                     // Rows that have waited for a table held the watermark back.
                     if let Some(time) = align.emitted().filter(|_| self.tables.contains(&input)) {
                         self.work(Work::Forward(0, Event::Watermark(Watermark::Time(time)))).await?;
+                        // A time says that it is not silent.
+                        owes_idle = true;
                     }
                     continue;
                 }
@@ -128,7 +137,7 @@ impl Segment {
             for action in actions {
                 match action {
                     Action::Advance(time) => self.work(Work::Advance(0, time)).await?,
-                    Action::Idle => self.work(Work::Forward(0, Event::Watermark(Watermark::Idle))).await?,
+                    Action::Idle => owes_idle = true,
                     Action::Cut(barrier) => {
                         self.work(Work::Cut(0, barrier)).await?;
                         if barrier.then_stop {
@@ -142,6 +151,11 @@ impl Segment {
                 }
             }
         }
+    }
+
+    /// Whether rows wait for a table.
+    fn waits(&self) -> bool {
+        self.slots.first().is_some_and(|slot| slot.operator.waits())
     }
 
     /// Does a piece of work and all that follows from it, depth first.
@@ -311,3 +325,6 @@ async fn next_event(inputs: &mut [EdgeReceiver], align: &Align, turn: &mut usize
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tidegate_engine::error::{ConfigError, TaskError};
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::secret::SecretRef;
 use tidegate_engine::task::{Effect, Task, TaskContext, TaskPart, TaskScope, TaskStep};
-use tidegate_engine::template::Template;
+use tidegate_engine::template::{Template, leaves_its_place};
 use tidegate_engine::time::Time;
 use tidegate_engine::topology::key::{Key, Kind, optional};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
@@ -246,6 +246,10 @@ impl Task for Http {
 impl Http {
     async fn request(&self, context: &TaskContext) -> Result<(u16, serde_json::Value), TaskError> {
         let url = render_encoded(&self.url, context, &|value| percent_encode(value))?;
+        let ordinary = render_encoded(&self.url, context, &|_| "a".into())?;
+        if let Some(reason) = leaves_its_place(&url, &ordinary) {
+            return Err(TaskError::Fatal(format!("{url}: {reason}")));
+        }
         let url = Url::parse(&url).map_err(|error| TaskError::Fatal(format!("{url}: {error}")))?;
         let mut request =
             self.client.request(self.method.clone(), url).header(IDEMPOTENCY_KEY, &context.idempotency_key);

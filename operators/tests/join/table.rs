@@ -121,8 +121,10 @@ fn rows_wait_for_the_first_version_and_hold_the_watermark() {
     run.restore(state);
     assert_eq!(run.watermark(10), 5);
     assert_eq!(run.taken(), [] as [&str; 0]);
+    assert!(run.part.operator.waits(), "silence must not overtake them");
     run.version("v", &[(Some(1), None, 11), (Some(3), None, 31), (Some(3), None, 32), (None, None, 99)]);
     assert_eq!(run.taken(), ["5 11", "6 -", "10 31", "10 32"], "a row for each match, in order");
+    assert!(!run.part.operator.waits());
     assert_eq!(run.watermark(10), 10);
     run.rows(&[R { k: None, ..row(0, 12) }]);
     assert_eq!(run.taken(), ["12 -"], "NULL is equal to nothing");

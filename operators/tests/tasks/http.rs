@@ -166,6 +166,18 @@ async fn what_is_refused_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_value_does_not_lead_to_another_place() {
+    let (server, address) = serve(Vec::new()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let tasks = format!(
+        "[[flow.warn.task]]\nid = \"a\"\ntype = \"http\"\ndelete = \"http://{address}/orders/{{replace(machine, 'pump 1', '..')}}\"\n"
+    );
+    let mut plant = start(&tasks, folder.path());
+    paused_by(&fire(&mut plant).await, "another place");
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
 async fn silence_is_a_timeout_and_a_server_that_is_away_is_tried_again() {
     let (server, address) = serve(vec![Answer::Silence]).await;
     let folder = tempfile::tempdir().expect("a folder");

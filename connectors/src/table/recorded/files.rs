@@ -11,9 +11,13 @@ use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use ::parquet::basic::{Compression, ZstdLevel};
 use ::parquet::file::properties::WriterProperties;
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::storage::vfs::{Vfs, write_atomically};
+use tidegate_engine::time::Clock;
+
+use super::shape;
 
 /// So many small files that follow each other become one.
 const SMALL_FILES: usize = 16;
@@ -26,9 +30,12 @@ const LOOKS_MAX: usize = 10;
 pub(super) struct Files {
     pub(super) vfs: Arc<dyn Vfs>,
     pub(super) folder: PathBuf,
+    /// Rows as the table has them.
     pub(super) stream: StreamSchema,
     pub(super) keep_us: Option<i64>,
     pub(super) bytes_max: Option<u64>,
+    /// One wrong time in the future must not make all others old.
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl std::fmt::Debug for Files {
@@ -97,15 +104,14 @@ impl Files {
                 newest_us = times.values().iter().copied().max().unwrap_or(i64::MIN).max(newest_us);
             }
         }
-        self.write(&Name { from, to, newest_us }, rows)
+        self.write(&Name { from, to, newest_us }, &self.stream.columns, rows)
     }
 
-    fn write(&self, name: &Name, rows: &[RecordBatch]) -> Result<(), String> {
+    fn write(&self, name: &Name, columns: &SchemaRef, rows: &[RecordBatch]) -> Result<(), String> {
         let path = self.path(name);
         let failed = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
         let settings = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
-        let writer =
-            ArrowWriter::try_new(Vec::new(), Arc::clone(&self.stream.columns), Some(settings.build()));
+        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(columns), Some(settings.build()));
         let mut writer = writer.map_err(|error| failed(&error))?;
         for batch in rows {
             writer.write(batch).map_err(|error| failed(&error))?;
@@ -114,7 +120,13 @@ impl Files {
         write_atomically(self.vfs.as_ref(), &path, &[&bytes]).map_err(|error| failed(&error))
     }
 
-    fn read(&self, name: &Name) -> Result<Vec<RecordBatch>, ReadError> {
+    /// Gives the rows of a file, as they were kept, one batch after the other;
+    /// answers its columns.
+    fn read(
+        &self,
+        name: &Name,
+        mut take: impl FnMut(RecordBatch) -> Result<(), String>,
+    ) -> Result<SchemaRef, ReadError> {
         let path = self.path(name);
         let failed = |error: &dyn std::fmt::Display| {
             ReadError::Failed(format!("cannot read {}: {error}", path.display()))
@@ -122,23 +134,46 @@ impl Files {
         let bytes = self.vfs.read(&path).map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound { ReadError::Gone } else { failed(&error) }
         })?;
-        let reader =
-            ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).and_then(|reader| reader.build());
-        let batches = reader.map_err(|error| failed(&error))?;
-        let as_now = |batch: Result<RecordBatch, arrow::error::ArrowError>| {
-            let batch = batch?;
-            RecordBatch::try_new(Arc::clone(&self.stream.columns), batch.columns().to_vec())
-        };
-        batches.map(as_now).collect::<Result<_, _>>().map_err(|error| failed(&error))
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
+        let reader = reader.map_err(|error| failed(&error))?;
+        let columns = Arc::clone(reader.schema());
+        for batch in reader.build().map_err(|error| failed(&error))? {
+            take(batch.map_err(|error| failed(&error))?).map_err(|reason| failed(&reason))?;
+        }
+        Ok(columns)
     }
 
-    /// All rows that are there.
-    pub(super) fn read_all(&self) -> Result<Vec<RecordBatch>, String> {
+    /// The time before which rows are too old; `None` if none are.
+    pub(super) fn oldest_us(&self, newest_us: i64) -> Option<i64> {
+        self.keep_us.map(|keep_us| newest_us.min(self.clock.now().0).saturating_sub(keep_us))
+    }
+
+    /// The time before which the rows of these files are too old.
+    fn oldest_of(&self, names: &[Name]) -> i64 {
+        let newest_us = names.iter().map(|name| name.newest_us).max().unwrap_or(i64::MIN);
+        self.oldest_us(newest_us).unwrap_or(i64::MIN)
+    }
+
+    /// All rows that are there and not in files that are too old. Reads no further
+    /// than to so many bytes.
+    pub(super) fn read_all(&self, bytes_max: usize) -> Result<Vec<RecordBatch>, String> {
         for _ in 0..LOOKS_MAX {
             let names = self.live().map_err(|error| format!("{}: {error}", self.folder.display()))?;
-            let rows: Result<Vec<_>, _> = names.iter().map(|name| self.read(name)).collect();
-            match rows {
-                Ok(rows) => return Ok(rows.into_iter().flatten().collect()),
+            let oldest_us = self.oldest_of(&names);
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            let mut take = |batch: RecordBatch| {
+                let batch = shape::fit(&batch, &self.stream.columns)?;
+                bytes += batch.get_array_memory_size();
+                if bytes > bytes_max {
+                    let message = "the table has more rows than a query can be given";
+                    return Err(format!("{message} ({bytes_max} bytes); let it `keep` less"));
+                }
+                rows.push(batch);
+                Ok(())
+            };
+            let mut young = names.iter().filter(|name| name.newest_us >= oldest_us);
+            match young.try_for_each(|name| self.read(name, &mut take).map(drop)) {
+                Ok(()) => return Ok(rows),
                 Err(ReadError::Failed(reason)) => return Err(reason),
                 // It has become part of another one, or is too old by now.
                 Err(ReadError::Gone) => {}
@@ -162,18 +197,34 @@ impl Files {
             bytes += size;
             small.push(name);
         }
-        small.reverse();
-        let (Some(first), Some(last)) = (small.first(), small.last()) else { return Ok(()) };
+        if small.len() < SMALL_FILES {
+            return Ok(());
+        }
+        // Newest first, as far as they have the same columns: rows stay as they were kept.
+        let (mut parts, mut columns) = (Vec::new(), None);
+        for name in &small {
+            let mut rows = Vec::new();
+            let read = self.read(name, |batch| {
+                rows.push(batch);
+                Ok(())
+            });
+            let its = read.map_err(|error| error.to_string())?;
+            if columns.get_or_insert_with(|| Arc::clone(&its)).fields() != its.fields() {
+                break;
+            }
+            parts.push(rows);
+        }
+        small.truncate(parts.len());
+        let (Some(last), Some(first), Some(columns)) = (small.first(), small.last(), columns) else {
+            return Ok(());
+        };
         if small.len() < SMALL_FILES {
             return Ok(());
         }
         let newest_us = small.iter().map(|name| name.newest_us).max().unwrap_or(i64::MIN);
         let whole = Name { from: first.from, to: last.to, newest_us };
-        let mut rows = Vec::new();
-        for name in &small {
-            rows.append(&mut self.read(name).map_err(|error| error.to_string())?);
-        }
-        self.write(&whole, &rows)?;
+        let rows: Vec<RecordBatch> = parts.into_iter().rev().flatten().collect();
+        self.write(&whole, &columns, &rows)?;
         for name in &small {
             self.vfs.remove(&self.path(name)).map_err(failed)?;
         }
@@ -182,17 +233,13 @@ impl Files {
 
     fn forget(&self) -> io::Result<()> {
         let live = self.live()?;
-        let newest_us = live.iter().map(|name| name.newest_us).max().unwrap_or(i64::MIN);
+        let oldest_us = self.oldest_of(&live);
         let sizes =
             live.iter().map(|name| self.vfs.size(&self.path(name))).collect::<io::Result<Vec<_>>>()?;
         let mut bytes: u64 = sizes.iter().sum();
-        let (Some((_, older)), from_us) =
-            (live.split_last(), self.keep_us.map(|keep_us| newest_us.saturating_sub(keep_us)))
-        else {
-            return Ok(());
-        };
+        let Some((_, older)) = live.split_last() else { return Ok(()) };
         for (name, size) in older.iter().zip(sizes) {
-            let is_old = from_us.is_some_and(|from_us| name.newest_us < from_us);
+            let is_old = name.newest_us < oldest_us;
             let is_much = self.bytes_max.is_some_and(|bytes_max| bytes > bytes_max);
             if is_old || is_much {
                 self.vfs.remove(&self.path(name))?;

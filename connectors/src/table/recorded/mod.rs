@@ -4,6 +4,7 @@
 
 mod files;
 mod remote;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -15,18 +16,16 @@ use tidegate_engine::catalog::{BuildTable, Row};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::operator::Input;
-use tidegate_engine::schema::StreamKind;
+use tidegate_engine::schema::{StreamKind, StreamSchema};
 use tidegate_engine::table::{ReferenceTable, TablePart};
 use tidegate_engine::time::micros;
 use tidegate_engine::topology::key::{Key, Kind, optional, required};
 use tidegate_engine::topology::node::{BuildContext, NodeConfig};
 
+use super::ROWS_BYTES_MAX;
 use crate::sink_log::part;
 use files::Files;
 use remote::Recorder;
-
-/// Most bytes of rows that one query is given.
-const ROWS_BYTES_MAX: usize = 1 << 30;
 
 const KEYS: &[Key] = &[
     required("from", Kind::Text, "the stream whose rows are kept"),
@@ -65,17 +64,18 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
         let message = format!("`keep` needs event time, but `{}` has none", input.name);
         return Err(Diagnostic::error("TG-T007", message).at(config.table.span_of("keep")).into());
     }
+    let columns = shape::of_table(&input.stream.columns);
     let files = Arc::new(Files {
         vfs: Arc::clone(&context.disk),
         folder: context.data_dir.join("tables").join(&config.name),
-        stream: input.stream.clone(),
+        stream: StreamSchema { columns: Arc::clone(&columns), ..input.stream.clone() },
         keep_us: keep.map(micros),
         bytes_max: config.table.size("keep_size"),
+        clock: Arc::clone(&context.clock),
     });
     // No node of the file is called so.
     let node = NodeConfig { name: format!("{}.table", config.name), ..config.clone() };
     let sink = part(&node, context, Box::new(Recorder::new(Arc::clone(&files))));
-    let columns = Arc::clone(&input.stream.columns);
     Ok(TablePart { table: Arc::new(Recorded(files)), columns, recorder: None, sink: Some(sink) })
 }
 
@@ -84,22 +84,15 @@ struct Recorded(Arc<Files>);
 
 impl ReferenceTable for Recorded {
     fn rows(&self) -> Result<Vec<RecordBatch>, String> {
-        let Files { stream, keep_us, .. } = self.0.as_ref();
-        let mut all = Vec::new();
-        let mut bytes = 0;
-        for batch in self.0.read_all()? {
-            bytes += batch.get_array_memory_size();
-            if bytes > ROWS_BYTES_MAX {
-                let message = "it has more rows than a query can be given";
-                return Err(format!("{message} ({ROWS_BYTES_MAX} bytes); let it `keep` less"));
-            }
-            all.push(batch);
+        let files = self.0.as_ref();
+        let all = files.read_all(ROWS_BYTES_MAX)?;
+        if files.keep_us.is_none() {
+            return Ok(all);
         }
-        let Some(keep_us) = keep_us else { return Ok(all) };
-        let times = all.iter().map(|batch| stream.times(batch)).collect::<Result<Vec<_>, _>>();
+        let times = all.iter().map(|batch| files.stream.times(batch)).collect::<Result<Vec<_>, _>>();
         let times = times.map_err(|error| error.0)?;
-        let newest = times.iter().flat_map(|times| times.values().iter().copied()).max().unwrap_or(i64::MIN);
-        let from_us = newest.saturating_sub(*keep_us);
+        let newest = times.iter().flat_map(|times| times.iter().flatten()).max().unwrap_or(i64::MIN);
+        let Some(from_us) = files.oldest_us(newest) else { return Ok(all) };
         let kept = all.iter().zip(times).map(|(batch, times)| {
             let mask: BooleanArray =
                 times.iter().map(|time| Some(time.is_some_and(|time| time >= from_us))).collect();

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tidegate_engine::storage::blocking::blocking;
 
 use super::files::Files;
+use super::shape;
 use crate::sink_log::{Remote, RemoteError};
 
 pub(super) struct Recorder {
@@ -46,7 +47,8 @@ impl Remote for Recorder {
     }
 
     async fn insert(&mut self, rows: &RecordBatch) -> Result<(), RemoteError> {
-        self.rows.push(rows.clone());
+        // The log may have rows from before an edit of the topology.
+        self.rows.push(shape::fit(rows, &self.files.stream.columns).map_err(RemoteError::Refused)?);
         Ok(())
     }
 

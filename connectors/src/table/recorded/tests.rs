@@ -8,16 +8,21 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Int64Type};
 use tidegate_engine::schema::StreamSchema;
 use tidegate_engine::storage::vfs::RealDisk;
-use tidegate_engine::time::time_type;
+use tidegate_engine::time::{Clock, SystemClock, Time, time_type};
 use tokio::time::timeout;
 
 use super::*;
-use crate::sink_log::Remote;
+use crate::sink_log::{Remote, RemoteError};
 
 fn files(folder: &Path, keep_us: Option<i64>, bytes_max: Option<u64>) -> Arc<Files> {
-    let fields = vec![Field::new("ts", time_type(), false), Field::new("n", DataType::Int64, false)];
-    let stream = StreamSchema::new(fields, Some("ts"));
-    Arc::new(Files { vfs: Arc::new(RealDisk), folder: folder.join("history"), stream, keep_us, bytes_max })
+    let fields = vec![Field::new("ts", time_type(), true), Field::new("n", DataType::Int64, true)];
+    files_of(folder, fields, keep_us, bytes_max)
+}
+
+fn files_of(folder: &Path, fields: Vec<Field>, keep_us: Option<i64>, bytes_max: Option<u64>) -> Arc<Files> {
+    let (stream, folder) = (StreamSchema::new(fields, Some("ts")), folder.join("history"));
+    let (vfs, clock) = (Arc::new(RealDisk), Arc::new(SystemClock));
+    Arc::new(Files { vfs, folder, stream, keep_us, bytes_max, clock })
 }
 
 fn batch(files: &Files, times_us: &[i64]) -> RecordBatch {
@@ -102,4 +107,84 @@ async fn a_damaged_file_is_named_and_never_left_out() {
     std::fs::write(&path, b"PAR1").expect("writes");
     let reason = Recorded(files).rows().expect_err("is damaged");
     assert!(reason.contains(&path.display().to_string()), "{reason}");
+}
+
+#[tokio::test]
+async fn a_column_is_known_by_its_name_and_type_whatever_became_of_the_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let before = files(folder.path(), None, None);
+    deliver(&before, 1..=20).await;
+    // `n` has moved, `ts` too, and `m` has come.
+    let int = |name: &str| Field::new(name, DataType::Int64, true);
+    let fields = vec![int("m"), int("n"), Field::new("ts", time_type(), true)];
+    let today = files_of(folder.path(), fields, None, None);
+    let mut recorder = Recorder::new(Arc::clone(&today));
+    let work = async {
+        let marker = recorder.connect().await.expect("opens");
+        for epoch in marker + 1..=marker + 20 {
+            recorder.begin().await.expect("begins");
+            // Rows of the log from before the edit.
+            recorder.insert(&batch(&before, &[i64::try_from(epoch).expect("small")])).await.expect("fits");
+            recorder.commit(epoch).await.expect("commits");
+        }
+    };
+    timeout(Duration::from_secs(60), work).await.expect("in time");
+    let column = |index: usize| {
+        let rows = Recorded(Arc::clone(&today)).rows().expect("can be read");
+        let column = |batch: &RecordBatch| batch.column(index).as_primitive::<Int64Type>().clone();
+        rows.iter().flat_map(|batch| column(batch).iter().collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    assert_eq!(column(1), (1..=40).map(Some).collect::<Vec<_>>());
+    assert_eq!(column(0), [None; 40]);
+    assert_eq!(rows(&before), (1..=40).collect::<Vec<_>>(), "no file has lost a column");
+    assert!(count(&today) < 20, "{} files", count(&today));
+}
+
+#[tokio::test]
+async fn a_column_of_another_type_is_refused_with_its_file_and_rows_of_the_log_one_by_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let before = files(folder.path(), None, None);
+    deliver(&before, 1..=1).await;
+    let fields = vec![Field::new("ts", time_type(), true), Field::new("n", DataType::Utf8, true)];
+    let today = files_of(folder.path(), fields, None, None);
+    let reason = Recorded(Arc::clone(&today)).rows().expect_err("another type");
+    assert!(reason.contains("_1.parquet") && reason.contains("`n` is of the type int64"), "{reason}");
+    let mut recorder = Recorder::new(today);
+    let refused = timeout(Duration::from_secs(60), recorder.insert(&batch(&before, &[2]))).await;
+    assert!(matches!(refused, Ok(Err(RemoteError::Refused(_)))), "{refused:?}");
+}
+
+#[derive(Debug)]
+struct At(i64);
+
+impl Clock for At {
+    fn now(&self) -> Time {
+        Time(self.0)
+    }
+}
+
+#[tokio::test]
+async fn one_wrong_clock_makes_nothing_old_and_old_files_are_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = |now_us| {
+        let Ok(files) = Arc::try_unwrap(files(folder.path(), Some(5), None)) else { panic!("one owner") };
+        Arc::new(Files { clock: Arc::new(At(now_us)), ..files })
+    };
+    deliver(&open(1), 1..=3).await;
+    let mut recorder = Recorder::new(open(3));
+    let work = async {
+        recorder.connect().await.expect("opens");
+        recorder.begin().await.expect("begins");
+        recorder.insert(&batch(&open(3), &[i64::MAX / 2])).await.expect("takes rows");
+        recorder.commit(4).await.expect("commits");
+    };
+    timeout(Duration::from_secs(60), work).await.expect("in time");
+    assert_eq!(rows(&open(3)), [1, 2, 3, i64::MAX / 2]);
+    // By now the first ones are old: a damaged one is of no matter.
+    let files = open(8);
+    let oldest = std::fs::read_dir(&files.folder).expect("is there").map(|entry| entry.expect("one").path());
+    std::fs::write(oldest.min().expect("one"), b"PAR1").expect("writes");
+    assert_eq!(rows(&files), [3, i64::MAX / 2]);
+    let reason = files.read_all(1).expect_err("too much");
+    assert!(reason.contains("more rows than a query can be given"), "{reason}");
 }

@@ -42,6 +42,17 @@ impl Answer {
         Answer(Known::Failed(reason.into()))
     }
 
+    /// Its part of the memory that its rows take.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.0 {
+            Known::Nothing => 0,
+            Known::Failed(reason) => reason.len(),
+            Known::Rows { batch, count, .. } => {
+                (batch.get_array_memory_size() / batch.num_rows().max(1)).saturating_mul(*count)
+            }
+        }
+    }
+
     pub(super) fn is_failure(&self) -> bool {
         matches!(self.0, Known::Failed(_))
     }

@@ -8,9 +8,14 @@ use tokio::time::Instant;
 
 use super::{Answer, Key};
 
+/// Most bytes of answers, whatever number of keys is asked for.
+const BYTES_MAX: usize = 256 << 20;
+
 /// The memory of a look-up.
 pub(super) struct Cache {
     size: usize,
+    bytes_max: usize,
+    bytes: usize,
     keep: Duration,
     answers: HashMap<Key, (Instant, Answer)>,
     /// Keys in the order they came, with when.
@@ -19,7 +24,8 @@ pub(super) struct Cache {
 
 impl Cache {
     pub(super) fn new(size: usize, keep: Duration) -> Cache {
-        Cache { size, keep, answers: HashMap::new(), order: VecDeque::new() }
+        let (answers, order) = (HashMap::new(), VecDeque::new());
+        Cache { size, bytes_max: BYTES_MAX, bytes: 0, keep, answers, order }
     }
 
     /// The answer, if it is still good.
@@ -32,13 +38,16 @@ impl Cache {
         if self.size == 0 || self.keep.is_zero() {
             return;
         }
-        while self.answers.len() >= self.size && !self.answers.contains_key(&key) {
+        self.forget(&key);
+        let bytes = bytes_of(&key, &answer);
+        while self.answers.len() >= self.size || self.bytes.saturating_add(bytes) > self.bytes_max {
             let Some((since, oldest)) = self.order.pop_front() else { break };
             // One that was asked for again stands further behind as well.
             if self.answers.get(&oldest).is_some_and(|(known, _)| *known == since) {
-                self.answers.remove(&oldest);
+                self.forget(&oldest);
             }
         }
+        self.bytes = self.bytes.saturating_add(bytes);
         self.order.push_back((now, key.clone()));
         self.answers.insert(key, (now, answer));
         if self.order.len() > self.size.saturating_mul(2) {
@@ -46,6 +55,16 @@ impl Cache {
             self.order.retain(|(since, key)| answers.get(key).is_some_and(|(known, _)| known == since));
         }
     }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some((_, answer)) = self.answers.remove(key) {
+            self.bytes = self.bytes.saturating_sub(bytes_of(key, &answer));
+        }
+    }
+}
+
+fn bytes_of(key: &Key, answer: &Answer) -> usize {
+    answer.bytes().saturating_add(key.len())
 }
 
 #[cfg(test)]
@@ -71,5 +90,19 @@ mod tests {
             cache.put(key(1), Answer::nothing(), at + Duration::from_secs(round));
         }
         assert!(cache.order.len() <= 4, "{}", cache.order.len());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn answers_have_a_limit_in_bytes_too() {
+        let key = |byte: u8| -> Key { [byte].into() };
+        let now = Instant::now();
+        let mut cache = Cache::new(1_000, Duration::from_secs(10));
+        cache.bytes_max = 1_000;
+        for byte in 0..100 {
+            cache.put(key(byte), Answer::failed(&"x".repeat(299)), now);
+            cache.put(key(byte), Answer::failed(&"x".repeat(299)), now);
+            assert!(cache.bytes <= 1_000 && cache.bytes == cache.answers.len() * 300, "{}", cache.bytes);
+        }
+        assert!((97..100).all(|byte| cache.get(&key(byte), now).is_some()));
+        assert_eq!(cache.answers.len(), 3);
     }
 }

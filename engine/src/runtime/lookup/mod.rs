@@ -12,9 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::row::{RowConverter, SortField};
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use self::answer::{Answer, Left, leave};
@@ -38,6 +36,9 @@ const ROWS_MAX: usize = 8_192;
 /// Rows that leave together; fewer where each leaves as soon as it can.
 const PIECE_ROWS: usize = 1_024;
 const PIECE_ROWS_ANY: usize = 64;
+/// After so many requests without an answer in time the peer is silent: one key is
+/// asked for, once, and without an answer to it the others have none either.
+const SILENT_MAX: usize = 3;
 /// The port of rows that could not be looked up.
 const REJECTS_PORT: usize = 1;
 
@@ -51,7 +52,14 @@ pub(super) struct Stage {
     queue: Queue,
     asked: Asked,
     cache: Cache,
-    flights: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    /// Each on its own: a reader that is slow must not look like a slow peer.
+    flights: JoinSet<Outcome>,
+    /// Most keys of one request now: fewer where many have no answer in time.
+    keys_max: usize,
+    /// So many requests, one after the other, had no answer in time.
+    silent: usize,
+    /// When the peer has answered last.
+    heard: Option<Instant>,
     barrier: Option<Barrier>,
     has_ended: bool,
 }
@@ -90,7 +98,10 @@ impl Stage {
             queue: Queue::new(plan.settings.order),
             asked: Asked::default(),
             cache: Cache::new(plan.settings.cache_size, plan.settings.cache_for),
-            flights: FuturesUnordered::new(),
+            flights: JoinSet::new(),
+            keys_max: plan.part.lookup.keys_max().max(1),
+            silent: 0,
+            heard: None,
             barrier: None,
             has_ended: false,
             converter: Arc::new(converter),
@@ -123,9 +134,11 @@ impl Stage {
             self.pass_on().await?;
         }
         // What has come before a barrier or the end is finished first.
-        let is_open = self.barrier.is_none() && !self.has_ended && self.queue.rows() < ROWS_MAX;
+        let has_room =
+            self.queue.rows() < ROWS_MAX && self.asked.todo() < self.at_once().saturating_mul(self.keys_max);
+        let is_open = self.barrier.is_none() && !self.has_ended && has_room;
         tokio::select! {
-            Some(outcome) = self.flights.next(), if !self.flights.is_empty() => self.on_outcome(outcome),
+            Some(outcome) = self.flights.join_next(), if !self.flights.is_empty() => self.on_outcome(outcome)?,
             event = self.input.recv(), if is_open => match event {
                 Some(Event::Batch(batch)) => self.on_batch(&batch).await?,
                 Some(Event::Watermark(watermark)) => self.queue.push(Entry::Watermark(watermark)),
@@ -138,25 +151,56 @@ impl Stage {
         Ok(())
     }
 
-    fn start_requests(&mut self) -> Result<(), Stop> {
+    fn is_silent(&self) -> bool {
+        self.silent >= SILENT_MAX
+    }
+
+    /// Most requests at a time, now.
+    fn at_once(&self) -> usize {
         let most = self.plan.settings.in_flight.min(self.plan.part.lookup.at_once());
-        while self.flights.len() < most {
-            let Some(keys) = self.asked.next(self.plan.part.lookup.keys_max()) else { break };
+        if self.is_silent() { 1 } else { most }
+    }
+
+    fn start_requests(&mut self) -> Result<(), Stop> {
+        while self.flights.len() < self.at_once() {
+            let mut settings = self.plan.settings;
+            if self.is_silent() {
+                (self.keys_max, settings.retries) = (1, 0);
+            }
+            let Some(keys) = self.asked.next(self.keys_max) else { break };
             let parser = self.converter.parser();
             let columns = self.converter.convert_rows(keys.iter().map(|key| parser.parse(key)));
             let columns = columns.map_err(OperatorError::from)?;
             let batch = RecordBatch::try_new(Arc::clone(&self.plan.keys), columns);
             let batch = batch.map_err(OperatorError::from)?;
-            let lookup = Arc::clone(&self.plan.part.lookup);
-            let (settings, stats) = (self.plan.settings, Arc::clone(&self.outlets.stats));
-            self.flights.push(Box::pin(ask(lookup, keys, batch, settings, stats)));
+            let (lookup, stats) = (Arc::clone(&self.plan.part.lookup), Arc::clone(&self.outlets.stats));
+            self.flights.spawn(ask(lookup, keys, batch, settings, stats));
         }
         Ok(())
     }
 
-    fn on_outcome(&mut self, outcome: Outcome) {
+    fn on_outcome(&mut self, outcome: Result<Outcome, JoinError>) -> Result<(), Stop> {
+        let outcome = outcome.map_err(|error| Stop::Failed(format!("a request has died: {error}")))?;
         let now = Instant::now();
-        for (key, answer) in outcome {
+        self.keys_max = match outcome.too_many {
+            Some(keys) => self.keys_max.min(keys / 2).max(1),
+            None => (self.keys_max + self.keys_max / 8 + 1).min(self.plan.part.lookup.keys_max().max(1)),
+        };
+        let mut answers = outcome.answers;
+        match outcome.silent {
+            None => (self.silent, self.heard) = (0, Some(now)),
+            // Others were answered while this one was not.
+            Some(_) if self.heard.is_some_and(|heard| heard >= outcome.began) => {}
+            Some(reason) => {
+                self.silent += 1;
+                if self.is_silent() {
+                    let reason = format!("others had no answer either: {reason}");
+                    let rest = self.asked.next(usize::MAX).unwrap_or_default();
+                    answers.extend(rest.into_iter().map(|key| (key, Answer::failed(&reason))));
+                }
+            }
+        }
+        for (key, answer) in answers {
             for waiter in self.asked.answered(&key) {
                 self.queue.answer(waiter, answer.clone());
             }
@@ -164,6 +208,7 @@ impl Stage {
                 self.cache.put(key, answer, now);
             }
         }
+        Ok(())
     }
 
     async fn on_batch(&mut self, batch: &RecordBatch) -> Result<(), Stop> {

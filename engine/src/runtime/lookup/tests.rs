@@ -39,7 +39,9 @@ impl Lookup for Peer {
         *self.asked.lock().expect("one thread").entry(key).or_default() += 1;
         let now = self.at_once.fetch_add(1, SeqCst) + 1;
         self.most.fetch_max(now, SeqCst);
-        sleep(Duration::from_millis(u64::try_from(100 - key.min(90)).expect("small"))).await;
+        let pause = Duration::from_millis(u64::try_from(100 - key.min(90)).expect("small"));
+        sleep(pause / 2).await;
+        sleep(pause / 2).await;
         self.at_once.fetch_sub(1, SeqCst);
         if self.failures.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(LookupError::Later("is away".into()));
@@ -94,10 +96,15 @@ struct Run {
 
 fn start(settings: Settings) -> Run {
     let peer = Arc::new(Peer::default());
+    let run = start_with(Arc::clone(&peer) as _, settings);
+    Run { peer, ..run }
+}
+
+fn start_with(lookup: Arc<dyn Lookup>, settings: Settings) -> Run {
     let field = |name: &str| Field::new(name, DataType::Int64, true);
     let plan = LookupPlan {
         node: "x".into(),
-        part: LookupPart { lookup: Arc::clone(&peer) as _, keys: vec![Arc::new(First)], columns: answers() },
+        part: LookupPart { lookup, keys: vec![Arc::new(First)], columns: answers() },
         keys: Arc::new(Schema::new(vec![field("key 0")])),
         input: StreamSchema::new(vec![field("k")], None),
         output: StreamSchema::new(vec![field("k"), field("v")], None),
@@ -111,7 +118,7 @@ fn start(settings: Settings) -> Run {
     let outlets = Outlets { ports: vec![vec![out], vec![bad]], stats };
     let job = JobLine { part: "x".into(), sender: words_in };
     tokio::spawn(Stage::new(plan, input, outlets, job).expect("keys that can be").run());
-    Run { peer, sender, rows, rejects, words }
+    Run { peer: Arc::default(), sender, rows, rejects, words }
 }
 
 impl Run {
@@ -248,4 +255,95 @@ async fn who_has_no_answer_is_tried_again_then_goes_where_it_should() {
     assert_eq!(given(OnError::Null, 2).await, (lines(&["50=500", "66=-", "1=-"]), 0, false));
     assert_eq!(given(OnError::Fail, 0).await, (lines(&[]), 0, true));
     assert_eq!(given(OnError::Reject, 1_000).await, (lines(&[]), 3, false), "three further attempts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_slow_is_no_slow_peer() {
+    let settings = Settings { timeout: Duration::from_millis(200), retries: 0, ..Settings::default() };
+    let mut run = start(settings);
+    let sender = run.sender.clone();
+    let sending = tokio::spawn(async move {
+        let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, true)]));
+        for key in (1..=1_000).filter(|key| *key != 66) {
+            let column: ArrayRef = Arc::new(Int64Array::from(vec![key]));
+            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column]).expect("fits");
+            sender.send(Event::Batch(batch)).await.expect("it reads");
+        }
+        sender.send(Event::End).await.expect("it reads");
+    });
+    sleep(Duration::from_secs(10)).await;
+    assert!(!sending.is_finished(), "the reader has held it up");
+    assert_eq!(run.left().await.len(), 1_000, "one of them twice");
+    assert_eq!(run.rejected(), 0);
+}
+
+/// Answers so many keys in a tenth of a second each, or nothing.
+struct Slow {
+    is_deaf: std::sync::atomic::AtomicBool,
+    requests: Mutex<Vec<usize>>,
+}
+
+#[async_trait]
+impl Lookup for Slow {
+    fn keys_max(&self) -> usize {
+        256
+    }
+
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    async fn fetch(&self, keys: &RecordBatch) -> Result<Answers, LookupError> {
+        self.requests.lock().expect("one thread").push(keys.num_rows());
+        if self.is_deaf.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        sleep(Duration::from_millis(100) * u32::try_from(keys.num_rows()).expect("small")).await;
+        let column = Arc::clone(keys.column(0));
+        let rows = RecordBatch::try_new(answers(), vec![column]).expect("fits");
+        Ok(Answers { rows, of: (0..keys.num_rows()).collect(), refused: Vec::new() })
+    }
+}
+
+fn slow(is_deaf: bool) -> (Arc<Slow>, Run) {
+    let slow = Arc::new(Slow { is_deaf: is_deaf.into(), requests: Mutex::default() });
+    (Arc::clone(&slow), start_with(slow, Settings::default()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_too_many_for_the_time_are_asked_for_in_fewer() {
+    let (peer, mut run) = slow(false);
+    run.give(&(0..1_000).map(Some).collect::<Vec<_>>()).await;
+    run.end().await;
+    assert_eq!(run.left().await.len(), 1_000);
+    assert_eq!(run.rejected(), 0);
+    let requests = peer.requests.lock().expect("one thread").clone();
+    let late = requests.iter().filter(|keys| **keys >= 50).count();
+    assert!(late <= 8, "it learns: {requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_silent_holds_a_checkpoint_up_for_a_time_only() {
+    let (peer, mut run) = slow(true);
+    run.give(&(0..8_000).map(Some).collect::<Vec<_>>()).await;
+    run.sender.send(barrier(1)).await.expect("it reads");
+    let began = Instant::now();
+    assert!(matches!(run.words.recv().await.map(|word| word.word), Some(Word::Report(1, _))));
+    assert!(began.elapsed() < Duration::from_secs(180), "{:?}", began.elapsed());
+    assert_eq!(run.rejected(), 8_000);
+    // From now on one question tells.
+    run.give(&(0..8_000).map(Some).collect::<Vec<_>>()).await;
+    run.sender.send(barrier(2)).await.expect("it reads");
+    let (began, asked) = (Instant::now(), peer.requests.lock().expect("one thread").len());
+    assert!(matches!(run.words.recv().await.map(|word| word.word), Some(Word::Report(2, _))));
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert_eq!(peer.requests.lock().expect("one thread").len(), asked + 1);
+    // It is back: nobody is failed for what was.
+    peer.is_deaf.store(false, SeqCst);
+    assert_eq!(run.rejected(), 8_000);
+    run.give(&(0..100).map(Some).collect::<Vec<_>>()).await;
+    run.end().await;
+    let left = run.left().await;
+    assert_eq!(left.iter().filter(|line| line.contains('=')).count(), 100);
+    assert_eq!(run.rejected(), 0);
 }

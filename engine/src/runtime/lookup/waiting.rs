@@ -115,6 +115,11 @@ impl Asked {
         self.todo.push_back(key.clone());
     }
 
+    /// Keys that no request has yet.
+    pub(super) fn todo(&self) -> usize {
+        self.todo.len()
+    }
+
     /// Keys for the next request.
     pub(super) fn next(&mut self, keys_max: usize) -> Option<Vec<Key>> {
         let count = self.todo.len().min(keys_max.max(1));

@@ -22,8 +22,11 @@ use crate::narrow::reject_rows;
 const TABLE: usize = 1;
 /// With more rows than this a checkpoint holds a version of the table once.
 const ROWS_WHOLE_MAX: usize = 50_000;
-/// Most bytes of rows that wait for the table; more stay on their edge.
+/// Most bytes of rows that wait for the table; more stay on their edge, but for
+/// those that a checkpoint must have.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// With so many it fails.
+const WAITING_BYTES_END: usize = 1 << 30;
 
 pub(super) struct TableJoin {
     shape: Arc<Shape>,
@@ -99,6 +102,12 @@ impl TableJoin {
     fn wait(&mut self, batch: &RecordBatch) -> Result<(), OperatorError> {
         if !self.is_ready() {
             self.waiting_bytes += batch.get_array_memory_size();
+            if self.waiting_bytes > WAITING_BYTES_END {
+                let message = "more rows wait for the first version of its table than can be kept";
+                return Err(OperatorError::new(format!(
+                    "{message} ({WAITING_BYTES_END} bytes): the log says why the table cannot be read"
+                )));
+            }
             if self.shape.stream.time.is_some() {
                 let times = self.shape.stream.times(batch)?;
                 // What was promised before is kept, whatever comes late.
@@ -178,6 +187,10 @@ impl Operator for TableJoin {
 
     fn output_watermark(&self, input: Time) -> Time {
         Time(self.held_us.map_or(input.0, |held_us| held_us.min(input.0)))
+    }
+
+    fn waits(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     fn accepts(&self, input: usize) -> bool {
