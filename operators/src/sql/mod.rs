@@ -10,6 +10,7 @@ mod bound;
 mod from;
 mod group;
 mod interval;
+mod item;
 mod join;
 mod names;
 mod nodes;
@@ -39,7 +40,7 @@ use plan::Planner;
 const KEYS: &[Key] = &[required(
     "query",
     Kind::Text,
-    "one SELECT over nodes: WHERE, GROUP BY with tumble(time, size), hop(time, slide, size) or session(time, gap), HAVING, JOIN near in time, WITH, UNION ALL, UNNEST, DISTINCT ON, ROW_NUMBER() … <= n; `tidegate check --explain` shows what it becomes",
+    "one SELECT over nodes: WHERE, GROUP BY with tumble(time, size), hop(time, slide, size) or session(time, gap), HAVING, JOIN near in time, WITH, UNION ALL, UNNEST, DISTINCT ON, ROW_NUMBER() … <= n (`*` of a join begins with its own `event_time`, or `window_start` and `window_end`); `tidegate check --explain` shows what it becomes",
 )];
 
 pub(crate) const ROW: Row<Composed> = Row {
