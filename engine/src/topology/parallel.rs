@@ -10,11 +10,14 @@ use crate::topology::node::NodeConfig;
 /// Most copies of an operator.
 pub const COPIES_MAX: i64 = 256;
 
+/// What is built first, and the other operators of each of its parts.
+type Built<T, C> = Result<(T, C), ConfigError>;
+
 /// Builds a node as often as it says: the first, and the others.
 pub(super) fn copies(
     node: &NodeConfig,
     build: impl Fn() -> Result<OperatorPart, ConfigError>,
-) -> Result<(OperatorPart, Vec<Box<dyn Operator>>), ConfigError> {
+) -> Built<OperatorPart, Vec<Box<dyn Operator>>> {
     let part = build()?;
     let more = more(node);
     if more > 0 && part.operator.partition().is_none() {
@@ -29,7 +32,7 @@ pub(super) fn copies(
 pub(super) fn composed_copies(
     node: &NodeConfig,
     build: impl Fn() -> Result<Vec<InnerPart>, ConfigError>,
-) -> Result<(Vec<InnerPart>, Vec<Vec<Box<dyn Operator>>>), ConfigError> {
+) -> Built<Vec<InnerPart>, Vec<Vec<Box<dyn Operator>>>> {
     let parts = build()?;
     let more = more(node);
     let has_key: Vec<bool> = parts.iter().map(|inner| inner.part.operator.partition().is_some()).collect();

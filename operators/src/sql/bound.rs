@@ -115,7 +115,15 @@ impl Near {
         if first.size_us != first.slide_us {
             return Ok(false);
         }
-        self.window_us = Some(first.size_us);
+        // Of two sizes, the smaller one says it all if its windows never lie across the others'.
+        let (size_us, known_us) = (first.size_us, self.window_us.unwrap_or(first.size_us));
+        let (smaller_us, larger_us) = (size_us.min(known_us), size_us.max(known_us));
+        if larger_us % smaller_us.max(1) != 0 {
+            let message = "rows are joined in windows of one size";
+            let diagnostic = Diagnostic::error("TG-S003", message).at(places.in_file(places.of(left)));
+            return Err(diagnostic.help("leave one of them out"));
+        }
+        self.window_us = Some(smaller_us);
         Ok(true)
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use datafusion::sql::sqlparser::ast::{Expr, JoinConstraint, JoinOperator, Select, TableAlias, TableFactor};
 use tidegate_engine::catalog::Feed;
+use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 
 use super::join::{Kind, Request};
@@ -48,8 +49,12 @@ impl Planner<'_> {
                 steps.push(self.step(&join.relation, how, made, &mut limits)?);
             }
         }
-        *conditions = limits.rest(std::mem::take(conditions));
         let is_inner = steps.iter().all(|step| step.kind == Kind::Inner);
+        if is_inner {
+            self.check_ambiguous(&steps, conditions)?;
+            // The rank has seen to them; an outer join would bring rows without a rank.
+            *conditions = limits.rest(std::mem::take(conditions));
+        }
         if is_inner && steps.len() > 1 {
             self.choose_early(&mut steps, conditions)?;
         }
@@ -108,6 +113,9 @@ impl Planner<'_> {
                 place,
             });
         }
+        // ASOF looks at all rows before a condition of WHERE may take one away.
+        let none = &mut Limits::default();
+        let limits = if as_of.is_some() { none } else { limits };
         let what = What::Rows(self.table(table, made, limits)?);
         let word = on.and(self.places.word_before("JOIN", place.start));
         let place = word.unwrap_or(place);
@@ -135,7 +143,7 @@ impl Planner<'_> {
                 let node = node_name(name);
                 let called =
                     alias.as_ref().map_or(node.as_str(), |alias| alias.name.value.as_str()).to_owned();
-                limits.reading = Some(called.clone());
+                limits.read(Some(&called), alias.as_ref());
                 let relation = match self.made(&node, made, limits) {
                     Some(relation) => relation?,
                     None => self.outside(&node)?,
@@ -147,7 +155,8 @@ impl Planner<'_> {
                 Ok(relation.called(&called))
             }
             TableFactor::Derived { lateral: false, subquery, alias, sample: None } => {
-                limits.reading = alias.as_ref().map(|alias| alias.name.value.clone());
+                let called = alias.as_ref().map(|alias| alias.name.value.as_str());
+                limits.read(called, alias.as_ref());
                 let relation = self.query(subquery, made, limits)?;
                 match alias {
                     Some(alias) => Ok(self.renamed(relation, alias)?.called(&alias.name.value)),
@@ -205,6 +214,20 @@ impl Planner<'_> {
         Ok((kind, Some(on), None))
     }
 
+    /// A name that several tables have says nothing.
+    fn check_ambiguous(&self, steps: &[Step<'_>], conditions: &[Expr]) -> Result<(), Diagnostic> {
+        if steps.iter().any(|step| matches!(step.on, Some(JoinConstraint::Using(_)))) {
+            return Ok(());
+        }
+        let all = Scope { relations: rows_of(steps).collect() };
+        for names in conditions.iter().flat_map(names_in) {
+            if all.find(&names).len() > 1 {
+                one(&names, &all, &self.places)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Conditions that look at one side only are asked before the join, so that
     /// fewer rows have to wait in it.
     fn choose_early(
@@ -212,21 +235,9 @@ impl Planner<'_> {
         steps: &mut [Step<'_>],
         conditions: &mut Vec<Expr>,
     ) -> Result<(), ConfigError> {
-        let relations: Vec<Relation> = steps
-            .iter()
-            .filter_map(|step| match &step.what {
-                What::Rows(relation) => Some(relation.clone()),
-                What::Unnest(..) => None,
-            })
-            .collect();
+        let relations: Vec<Relation> = rows_of(steps).cloned().collect();
         let all = Scope { relations: relations.iter().collect() };
         let has_unnest = relations.len() < steps.len();
-        let is_merged = steps.iter().any(|step| matches!(step.on, Some(JoinConstraint::Using(_))));
-        for names in conditions.iter().flat_map(names_in) {
-            if all.find(&names).len() > 1 && !is_merged {
-                one(&names, &all, &self.places)?;
-            }
-        }
         let mut number = 0;
         for step in steps {
             let What::Rows(relation) = &mut step.what else { continue };
@@ -256,6 +267,13 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+fn rows_of<'s>(steps: &'s [Step<'_>]) -> impl Iterator<Item = &'s Relation> {
+    steps.iter().filter_map(|step| match &step.what {
+        What::Rows(relation) => Some(relation),
+        What::Unnest(..) => None,
+    })
 }
 
 /// `ON true`

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Select, Value};
+use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Select};
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::topology::value::Text;
@@ -12,7 +12,7 @@ use super::place::Places;
 use super::plan::Planner;
 use super::refuse;
 use super::relation::{Relation, Role, Scope, Windowed};
-use super::rewrite::{each, ident, name_of, one, resolve, walk};
+use super::rewrite::{each, ident, join_names, name_of, one, resolve, walk};
 use super::select::Selected;
 use super::window::{self, Windows};
 use crate::expression::SqlExpressions;
@@ -22,7 +22,7 @@ const END: &str = "window_end";
 
 /// A key of GROUP BY.
 struct Key {
-    /// Over the columns of the stream, as it is printed.
+    /// Over the columns of the stream, without quotes.
     text: String,
     expr: Expr,
     /// What the column of the key is called.
@@ -83,48 +83,6 @@ pub(super) fn first_aggregate(expr: &Expr) -> Option<Ident> {
     found
 }
 
-/// What GROUP BY names, with numbers and names of items replaced by what they mean.
-pub(super) fn group_expressions(
-    select: &Select,
-    items: &[Selected],
-    relation: &Relation,
-    places: &Places,
-) -> Result<Vec<Expr>, Diagnostic> {
-    let GroupByExpr::Expressions(expressions, _) = &select.group_by else { return Ok(Vec::new()) };
-    let scope = Scope::of(relation);
-    let mut out = Vec::new();
-    for expr in expressions {
-        let named = match expr {
-            Expr::Value(value) => {
-                let Value::Number(number, _) = &value.value else {
-                    return Err(refuse::condition(
-                        expr,
-                        "a value is the same in every row",
-                        "name a column",
-                        places,
-                    ));
-                };
-                let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-                let item = index.and_then(|index| items.get(index));
-                let Some(Selected::One { expr: item, .. }) = item else {
-                    let message = format!("SELECT has no column of the number {number}");
-                    return Err(Diagnostic::error("TG-S004", message).at(places.in_file(places.of(expr))));
-                };
-                Some(item)
-            }
-            Expr::Identifier(name) if scope.find(std::slice::from_ref(name)).is_empty() => {
-                items.iter().find_map(|item| match item {
-                    Selected::One { expr, name: Some(alias) } if alias.value == name.value => Some(expr),
-                    _ => None,
-                })
-            }
-            _ => None,
-        };
-        out.push(named.unwrap_or(expr).clone());
-    }
-    Ok(out)
-}
-
 impl Planner<'_> {
     /// Keys and windows of GROUP BY.
     pub(super) fn grouping<'r>(
@@ -137,6 +95,8 @@ impl Planner<'_> {
         let places = &self.places;
         let (mut keys, mut windows) = (Vec::new(), None);
         let mut edge: Option<(Windowed, Range<usize>)> = None;
+        // Beside a call, an edge of other windows is a column as any.
+        let has_call = expressions.iter().any(|expr| window::call(expr).is_some());
         for expr in expressions {
             if let Some(call) = window::call(&expr) {
                 let place = window::call_place(call, places);
@@ -151,16 +111,21 @@ impl Planner<'_> {
                 ));
                 continue;
             }
-            if let Some((windowed, _)) = edge_of(&expr, relation, places) {
+            if let Some((windowed, _)) = edge_of(&expr, relation, places).filter(|_| !has_call) {
                 edge = Some((windowed, places.of(&expr)));
                 continue;
             }
             let resolved = resolve(&expr, &Scope::of(relation), places)?;
-            let text = resolved.to_string();
+            let text = plain(&resolved);
             let field = match &resolved {
                 Expr::Identifier(name) => name.value.clone(),
-                _ => text.clone(),
+                _ => resolved.to_string(),
             };
+            if has_call && (field == START || field == END) {
+                let message = format!("the windows of this GROUP BY have a `{field}` of their own");
+                let help = format!("call it otherwise in the inner SELECT: {field} AS inner_{field}");
+                return Err(refuse::condition(&expr, &message, &help, places).into());
+            }
             keys.push(Key { text, expr: resolved, field });
         }
         let windows =
@@ -252,6 +217,20 @@ impl Planner<'_> {
     }
 }
 
+/// Names mean the same with quotes and without.
+fn plain(expr: &Expr) -> String {
+    let bare = |name: &mut Ident| name.quote_style = None;
+    let plain = each(expr, |expr| {
+        match expr {
+            Expr::Identifier(name) => bare(name),
+            Expr::CompoundIdentifier(names) => names.iter_mut().for_each(bare),
+            _ => {}
+        }
+        Ok(())
+    });
+    plain.unwrap_or_else(|_| expr.clone()).to_string()
+}
+
 fn parsed(text: &str) -> Expr {
     let parsed = SqlExpressions::new().state().sql_to_expr(text, &datafusion::config::Dialect::Generic);
     parsed.unwrap_or_else(|_| Expr::Identifier(Ident::new("count")))
@@ -319,12 +298,13 @@ impl Grouping<'_> {
         // same words, and keys that are expressions are looked for first.
         if self.keys.iter().any(|key| !matches!(key.expr, Expr::Identifier(_)))
             && let Ok(resolved) = resolve(expr, &Scope::of(self.relation), places)
+            && let Some(key) = self.key(&resolved)
         {
-            let text = resolved.to_string();
-            if let Some(key) = self.keys.iter().find(|key| key.text == text) {
-                *expr = Expr::Identifier(placed(&key.field, expr));
-                return Ok(());
-            }
+            *expr = Expr::Identifier(placed(&key.field, expr));
+            return Ok(());
+        }
+        if let Expr::CompoundFieldAccess { root, access_chain } = expr {
+            join_names(root, access_chain);
         }
         match expr {
             Expr::Function(call) if call.over.is_some() => Err(refuse::over(call, places)),
@@ -365,10 +345,9 @@ impl Grouping<'_> {
         }
         let resolved = match resolve(expr, &Scope::of(self.relation), places) {
             Ok(resolved) => resolved,
-            Err(diagnostic) => return self.alias(names).ok_or(diagnostic),
+            Err(diagnostic) => return self.alias(names, places).ok_or(diagnostic),
         };
-        let text = resolved.to_string();
-        if let Some(key) = self.keys.iter().find(|key| key.text == text) {
+        if let Some(key) = self.key(&resolved) {
             return Ok(Expr::Identifier(placed(&key.field, expr)));
         }
         // A key may be a struct of which a field is meant.
@@ -385,11 +364,34 @@ impl Grouping<'_> {
             .help(format!("the keys are [{}]; or write e.g. max({name})", keys.join(", "))))
     }
 
-    /// What SELECT calls an aggregate, in HAVING and ORDER BY.
-    fn alias(&self, names: &[Ident]) -> Option<Expr> {
+    /// The key that an expression over the columns of the stream is.
+    fn key(&self, resolved: &Expr) -> Option<&Key> {
+        let text = plain(resolved);
+        self.keys.iter().find(|key| key.text == text)
+    }
+
+    /// What SELECT calls an aggregate, a key or the windows, in HAVING and ORDER BY.
+    fn alias(&self, names: &[Ident], places: &Places) -> Option<Expr> {
         let [name] = names else { return None };
-        let known = self.aggregates.iter().find(|aggregate| aggregate.name == name.value)?;
-        Some(Expr::Identifier(Ident { span: name.span, ..ident(&known.name) }))
+        let column = |known: &str| Some(Expr::Identifier(Ident { span: name.span, ..ident(known) }));
+        if let Some(known) = self.aggregates.iter().find(|aggregate| aggregate.name == name.value) {
+            return column(&known.name);
+        }
+        let (expr, _) = self.names.iter().find(|(_, alias)| alias.value == name.value)?;
+        if let Some(call) = window::call(expr) {
+            let is_own = call_text(call, self.relation, places).ok() == self.call;
+            return column(START).filter(|_| is_own);
+        }
+        if let Expr::Identifier(edge) = expr
+            && (edge.value == START || edge.value == END)
+        {
+            return column(&edge.value);
+        }
+        if let Some((_, role)) = edge_of(expr, self.relation, places).filter(|_| self.call.is_none()) {
+            return column(if role == Role::Start { START } else { END });
+        }
+        let resolved = resolve(expr, &Scope::of(self.relation), places).ok()?;
+        column(&self.key(&resolved)?.field)
     }
 
     /// The column of an aggregate.

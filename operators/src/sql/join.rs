@@ -146,7 +146,7 @@ impl Planner<'_> {
             Match::AsOf { tolerance_us } => node.table("match", &[("as_of", written(tolerance_us))]),
         };
         let joined = self.nodes.add(&self.places, node, &[left, &right])?;
-        Ok(together(left, &right, joined, &near, request.using))
+        Ok(together(left, &right, joined, &near, request))
     }
 
     /// A node that joins on these conditions.
@@ -230,6 +230,12 @@ impl Planner<'_> {
                 let message = "MATCH_CONDITION says that the right row is not younger than the left one";
                 let help = "MATCH_CONDITION (a.ts >= b.ts), with the event times of both";
                 return Err(refuse::condition(condition, message, help, &self.places));
+            }
+            if let Some(window) = of_time.iter().find(|expr| near.window_us.is_some() && is_of_windows(expr))
+            {
+                let message = "ASOF looks back by a length of time, not by windows";
+                let help = "say how old the right row may be: b.ts >= a.ts - INTERVAL '1 hour'";
+                return Err(refuse::condition(window, message, help, &self.places));
             }
             let Some(from_us) = near.from_us.filter(|from_us| *from_us <= 0 && !near.is_inexact) else {
                 let help = "add how old it may be: ON a.k = b.k AND b.ts >= a.ts - INTERVAL '1 hour'";
@@ -334,7 +340,7 @@ fn together(
     right: &Relation,
     joined: Relation,
     near: &Match,
-    using: Option<&JoinConstraint>,
+    request: &Request<'_>,
 ) -> Relation {
     let both = left.stream.columns.fields().len() + right.stream.columns.fields().len();
     let lead = joined.stream.columns.fields().len().saturating_sub(both);
@@ -345,7 +351,17 @@ fn together(
             column.role = role;
         }
     }
-    let is_used = |name: &str| is_used(using, name);
+    let windowed = match near {
+        Match::Window { size_us } => Some(Windowed { size_us: *size_us, slide_us: *size_us }),
+        Match::Within { before_us: 0, after_us: 0 } if left.windowed == right.windowed => left.windowed,
+        Match::Within { .. } | Match::AsOf { .. } => None,
+    };
+    // An edge of other windows, or one that may be NULL, is a column as any.
+    let role = |side: &Relation, outer: [Kind; 2], column: &Column| {
+        let is_kept = side.windowed == windowed && !outer.contains(&request.kind);
+        if is_kept { column.role } else { Role::Plain }
+    };
+    let is_used = |name: &str| is_used(request.using, name);
     let width = left.stream.columns.fields().len();
     // The time of a join before this one gives way to that of this one.
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
@@ -353,11 +369,13 @@ fn together(
     columns.extend(left.columns.iter().map(|column| Column {
         field: lead + column.field,
         bare: column.bare && !gives_way(column),
+        role: role(left, [Kind::Right, Kind::Full], column),
         ..column.clone()
     }));
     columns.extend(right.columns.iter().map(|column| Column {
         field: lead + width + column.field,
         bare: column.bare && !is_used(&column.name) && !gives_way(column),
+        role: role(right, [Kind::Left, Kind::Full], column),
         ..column.clone()
     }));
     // A name that a side has as well means that of the side.
@@ -365,10 +383,5 @@ fn together(
     for column in own {
         column.bare = !sides.iter().any(|known| known.bare && known.name == column.name);
     }
-    let windowed = match near {
-        Match::Window { size_us } => Some(Windowed { size_us: *size_us, slide_us: *size_us }),
-        Match::Within { before_us: 0, after_us: 0 } if left.windowed == right.windowed => left.windowed,
-        Match::Within { .. } | Match::AsOf { .. } => None,
-    };
     Relation { columns, windowed, ..joined }
 }

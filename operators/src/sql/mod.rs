@@ -10,6 +10,7 @@ mod bound;
 mod from;
 mod group;
 mod interval;
+mod item;
 mod join;
 mod names;
 mod nodes;
@@ -43,7 +44,7 @@ const KEYS: &[Key] = &[
     required(
         "query",
         Kind::Text,
-        "one SELECT over nodes and tables: WHERE, GROUP BY with tumble(time, size), hop(time, slide, size) or session(time, gap), HAVING, JOIN near in time or with a table, WITH, UNION ALL, UNNEST, DISTINCT ON, ROW_NUMBER() … <= n; without a window these give results again as they change, with the columns `changed_at` and `change`; `tidegate check --explain` shows what it becomes",
+        "one SELECT over nodes and tables: WHERE, GROUP BY with tumble(time, size), hop(time, slide, size) or session(time, gap), HAVING, JOIN near in time or with a table, WITH, UNION ALL, UNNEST, DISTINCT ON, ROW_NUMBER() … <= n (`*` of a join begins with its own `event_time`, or `window_start` and `window_end`); without a window these give results again as they change, with the columns `changed_at` and `change`; `tidegate check --explain` shows what it becomes",
     ),
     Key {
         doc: "results without a window: a key without rows for this long, by event time, is forgotten, and its last result stands; \"30d\" if left out",

@@ -1,6 +1,8 @@
 //! Text to one query, within limits, with every mistake at its word.
 
-use datafusion::sql::sqlparser::ast::Query;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Query, visit_expressions};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
@@ -48,7 +50,10 @@ pub(super) fn parse(text: &Text) -> Result<(Query, Places), Diagnostic> {
         }
     });
     match parsed {
-        Ok(query) => Ok((*query, places)),
+        Ok(query) => {
+            check_distinct_from(&query, &places)?;
+            Ok((*query, places))
+        }
         Err(ParserError::RecursionLimitExceeded) => {
             let message = format!("the query is nested too deeply: at most {DEPTH_MAX} levels");
             Err(too_long(message).at(all()))
@@ -56,6 +61,30 @@ pub(super) fn parse(text: &Text) -> Result<(Query, Places), Diagnostic> {
         Err(error) => {
             let message = error.to_string();
             Err(wrong(&places, &message, location_in(&message)))
+        }
+    }
+}
+
+/// `a IS DISTINCT FROM b AND c` is read as if `b AND c` stood in brackets, which nobody means.
+fn check_distinct_from(query: &Query, places: &Places) -> Result<(), Diagnostic> {
+    let is_weaker = |expr: &Expr| {
+        let weaker = |op: &BinaryOperator| {
+            matches!(op, BinaryOperator::And | BinaryOperator::Or | BinaryOperator::Xor)
+        };
+        matches!(expr, Expr::BinaryOp { op, .. } if weaker(op))
+    };
+    let found = visit_expressions(query, |expr| match expr {
+        Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) if is_weaker(right) => {
+            ControlFlow::Break(places.of(expr))
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    match found {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(place) => {
+            let message = "what stands behind AND or OR would be part of what IS DISTINCT FROM compares";
+            let help = "put brackets around the comparison: (a IS DISTINCT FROM b) AND …";
+            Err(Diagnostic::error("TG-S001", message).at(places.in_file(place)).help(help))
         }
     }
 }

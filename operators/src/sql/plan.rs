@@ -185,6 +185,7 @@ impl<'a> Planner<'a> {
         if let Some(relation) = table.planned.borrow().as_ref() {
             return Some(Ok(relation.clone()));
         }
+        limits.name_columns(Some(&table.with.alias));
         let planned = self.query(&table.with.query, &table.before, limits);
         let planned = planned.and_then(|relation| self.renamed(relation, &table.with.alias));
         // A rank is planned for whoever reads it.

@@ -115,7 +115,13 @@ fn column_of<'a>(relation: &'a Relation, item: &Item) -> Option<&'a Column> {
 fn time_kept(relation: &Relation, items: &[Item]) -> Option<(String, i64)> {
     let windowed = relation.windowed?;
     let is_time = |item: &Item| column_of(relation, item).is_some_and(|column| relation.is_time(column));
-    let is_start = |item: &&Item| column_of(relation, item).is_some_and(|column| column.role == Role::Start);
+    // Event time is never NULL.
+    let is_there = |column: &Column| {
+        relation.stream.columns.fields().get(column.field).is_some_and(|field| !field.is_nullable())
+    };
+    let is_start = |item: &&Item| {
+        column_of(relation, item).is_some_and(|column| column.role == Role::Start && is_there(column))
+    };
     if relation.time().is_none() || items.iter().any(is_time) {
         return None;
     }

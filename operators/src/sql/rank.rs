@@ -4,13 +4,15 @@
 use std::ops::Range;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, Ident, OrderBy, OrderByExpr, OrderByKind, Select, Value, WindowType,
+    BinaryOperator, Expr, Function, Ident, OrderBy, OrderByExpr, OrderByKind, Select, TableAlias, Value,
+    WindowType,
 };
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 use tidegate_engine::topology::value::Text;
 
 use super::interval::written;
+use super::item::named;
 use super::nodes::Node;
 use super::place::Places;
 use super::plan::Planner;
@@ -29,7 +31,9 @@ pub(super) const COLUMN: &str = "rank";
 pub(super) struct Limits {
     found: Vec<Limit>,
     /// The table of FROM that is being planned.
-    pub(super) reading: Option<String>,
+    reading: Option<String>,
+    /// What it calls its columns, where it gives them other names.
+    columns: Option<Vec<String>>,
 }
 
 struct Limit {
@@ -45,12 +49,30 @@ impl Limits {
             let (names, rows) = limit(expr)?;
             Some(Limit { names, rows, condition, is_used: false })
         });
-        Limits { found: found.collect(), reading: None }
+        Limits { found: found.collect(), ..Limits::default() }
     }
 
-    /// How many rows are wanted of a rank of this name.
-    fn take(&mut self, name: &str) -> Option<i64> {
+    /// Begins with a table of FROM that is called so.
+    pub(super) fn read(&mut self, name: Option<&str>, alias: Option<&TableAlias>) {
+        self.reading = name.map(str::to_owned);
+        self.columns = None;
+        self.name_columns(alias);
+    }
+
+    /// `AS name (column, …)`; names from further outside stay.
+    pub(super) fn name_columns(&mut self, alias: Option<&TableAlias>) {
+        let names = alias.map(|alias| alias.columns.as_slice()).unwrap_or_default();
+        if self.columns.is_none() && !names.is_empty() {
+            self.columns = Some(names.iter().map(|column| column.name.value.clone()).collect());
+        }
+    }
+
+    /// How many rows are wanted of a rank of this name, in this place of SELECT.
+    fn take(&mut self, name: &str, place: usize) -> Option<i64> {
         let reading = self.reading.clone();
+        let renamed = self.columns.as_ref().map(|columns| columns.get(place).cloned());
+        let outer = renamed.unwrap_or_else(|| Some(name.to_owned()))?;
+        let name = outer.as_str();
         let is_meant = |limit: &Limit| match limit.names.as_slice() {
             [only] => only == name,
             [table, column] => column == name && reading.as_deref() == Some(table.as_str()),
@@ -111,7 +133,7 @@ pub(super) struct Rank {
     /// None for all rows so far.
     windows: Option<Which>,
     by: Option<Expr>,
-    is_descending: bool,
+    order: Order,
     rows: i64,
     /// Whether the rows alone are asked for, without numbers.
     is_distinct: bool,
@@ -134,7 +156,15 @@ impl Chosen {
     }
 }
 
-#[derive(Clone, Copy)]
+/// How values are compared.
+#[derive(Clone, Copy, Default)]
+struct Order {
+    is_descending: bool,
+    /// Where rows without a value are.
+    nulls_first: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
 enum Which {
     /// Those that rows are results of.
     OfRows,
@@ -160,18 +190,25 @@ pub(super) fn of_items(
     limits: &mut Limits,
     places: &Places,
 ) -> Result<Option<Rank>, Diagnostic> {
-    let mut ranks = items.iter().filter_map(|item| match item {
-        Selected::One { expr, name } => Some((row_number(expr)?, name)),
-        Selected::All { .. } => None,
+    let mut width = 0;
+    let ranks = items.iter().filter_map(|item| {
+        let before = width;
+        width += words.width(item);
+        match item {
+            Selected::One { expr, name } => Some((row_number(expr)?, name, before)),
+            Selected::All { .. } => None,
+        }
     });
-    let Some((call, name)) = ranks.next() else { return Ok(None) };
+    let ranks: Vec<_> = ranks.collect();
+    let mut ranks = ranks.into_iter();
+    let Some((call, name, before)) = ranks.next() else { return Ok(None) };
     let place = window::call_place(call, places);
-    if let Some((second, _)) = ranks.next() {
+    if let Some((second, ..)) = ranks.next() {
         let message = "a SELECT has one ROW_NUMBER";
         return Err(refuse::refused(window::call_place(second, places), message, "nest two SELECTs", places));
     }
     let name = name.as_ref().map_or(COLUMN, |name| name.value.as_str());
-    let (Some(rows), Some(WindowType::WindowSpec(spec))) = (limits.take(name), &call.over) else {
+    let (Some(rows), Some(WindowType::WindowSpec(spec))) = (limits.take(name, before), &call.over) else {
         return Err(refuse::over(call, places));
     };
     if spec.window_frame.is_some() || spec.window_name.is_some() {
@@ -188,8 +225,8 @@ pub(super) fn of_items(
         let message = "no row has such a number";
         return Err(refuse::refused(place, message, "ROW_NUMBER begins with 1", places));
     }
-    let (by, is_descending) = ordered(order, words, places)?;
-    Ok(Some(Rank { place, keys, windows, by: Some(by), is_descending, rows, is_distinct: false }))
+    let (by, order) = ordered(order, words, places)?;
+    Ok(Some(Rank { place, keys, windows, by: Some(by), order, rows, is_distinct: false }))
 }
 
 /// The one row of each key and window that DISTINCT ON leaves.
@@ -197,13 +234,13 @@ pub(super) fn of_distinct(
     columns: &[Expr],
     order: Option<&OrderBy>,
     words: &mut Words<'_>,
-    rank: Option<&Rank>,
+    items: &[Selected],
     select: &Select,
     places: &Places,
 ) -> Result<Rank, Diagnostic> {
     let start = places.of_span(select.select_token.0.span).start;
     let place = places.word_behind("DISTINCT", start).unwrap_or_else(|| places.all());
-    if rank.is_some() {
+    if items.iter().any(|item| matches!(item, Selected::One { expr, .. } if is_row_number(expr))) {
         return Err(refuse::refused(
             place,
             "DISTINCT ON and ROW_NUMBER both choose rows",
@@ -211,33 +248,44 @@ pub(super) fn of_distinct(
             places,
         ));
     }
-    let (keys, windows) = partition(columns, words, places)?;
+    let columns = columns.iter().map(|expr| named(expr, items, places));
+    let columns: Vec<Expr> = columns.collect::<Result<_, _>>()?;
+    let (keys, windows) = partition(&columns, words, places)?;
     let ordered_by = match order.map(|order| &order.kind) {
         Some(OrderByKind::Expressions(expressions)) => expressions.as_slice(),
-        Some(OrderByKind::All(_)) | None => &[],
+        Some(OrderByKind::All(_)) => {
+            let at =
+                places.word_behind("ALL", places.word_behind("ORDER", start).map_or(start, |word| word.end));
+            let message = "DISTINCT ON compares one value here";
+            return Err(refuse::refused(at.unwrap_or(place), message, "name what is compared", places));
+        }
+        None => &[],
     };
+    let ordered_by = ordered_by
+        .iter()
+        .map(|order| Ok(OrderByExpr { expr: named(&order.expr, items, places)?, ..order.clone() }));
+    let ordered_by: Vec<OrderByExpr> = ordered_by.collect::<Result<_, Diagnostic>>()?;
     // As elsewhere, ORDER BY begins with what DISTINCT ON names.
     let mut rest = ordered_by.iter().filter(|order| !columns.contains(&order.expr));
-    let (by, is_descending) = match (rest.next(), rest.next()) {
-        (None, _) => (None, false),
+    let (by, order) = match (rest.next(), rest.next()) {
+        (None, _) => (None, Order::default()),
         (Some(order), None) => {
-            let (by, is_descending) = ordered(order, words, places)?;
-            (Some(by), is_descending)
+            let (by, order) = ordered(order, words, places)?;
+            (Some(by), order)
         }
         (Some(_), Some(second)) => {
             let message = "DISTINCT ON compares one value here; of equal ones the earlier row is ahead";
             return Err(refuse::condition(&second.expr, message, "leave this out", places));
         }
     };
-    Ok(Rank { place, keys, windows, by, is_descending, rows: 1, is_distinct: true })
+    Ok(Rank { place, keys, windows, by, order, rows: 1, is_distinct: true })
 }
 
-fn ordered(order: &OrderByExpr, words: &mut Words<'_>, places: &Places) -> Result<(Expr, bool), Diagnostic> {
-    if order.options.nulls_first == Some(true) {
-        let message = "rows whose value is NULL have no number here";
-        return Err(refuse::condition(&order.expr, message, "leave NULLS FIRST out", places));
-    }
-    Ok((words.rewrite(&order.expr, places)?, order.options.asc == Some(false)))
+/// As in PostgreSQL, NULL is larger than any value.
+fn ordered(order: &OrderByExpr, words: &mut Words<'_>, places: &Places) -> Result<(Expr, Order), Diagnostic> {
+    let is_descending = order.options.asc == Some(false);
+    let nulls_first = order.options.nulls_first.unwrap_or(is_descending);
+    Ok((words.rewrite(&order.expr, places)?, Order { is_descending, nulls_first }))
 }
 
 /// Keys and windows of PARTITION BY or DISTINCT ON.
@@ -246,13 +294,17 @@ fn partition(
     words: &mut Words<'_>,
     places: &Places,
 ) -> Result<(Vec<Expr>, Option<Which>), Diagnostic> {
-    let (mut keys, mut windows) = (Vec::new(), None);
+    let (mut keys, mut windows) = (Vec::new(), None::<Which>);
     for expr in columns {
         let which = match words {
             Words::Groups(grouping) => grouping.is_edge(expr, places).then_some(Which::OfRows),
             Words::Rows(relation) => of_rows(expr, relation, places)?,
         };
         match which {
+            Some(which) if windows.is_some_and(|known| known != which) => {
+                let message = "rows are ranked in windows of one kind";
+                return Err(refuse::condition(expr, message, "leave one of them out", places));
+            }
             Some(which) => windows = Some(which),
             None => keys.push(words.rewrite(expr, places)?),
         }
@@ -284,7 +336,8 @@ fn of_rows(expr: &Expr, relation: &Relation, places: &Places) -> Result<Option<W
 impl Planner<'_> {
     /// The node that ranks.
     pub(super) fn ranked(&mut self, relation: &Relation, rank: Rank) -> Result<Relation, ConfigError> {
-        let Rank { place, keys, windows, by, is_descending, rows, is_distinct } = rank;
+        let Rank { place, keys, windows, by, order, rows, is_distinct } = rank;
+        let Order { is_descending, nulls_first } = order;
         let windowed = match windows {
             Some(Which::Of(windowed)) => Some(windowed),
             Some(Which::OfRows) => relation.windowed,
@@ -317,14 +370,24 @@ impl Planner<'_> {
         if !chosen.keys.is_empty() {
             node = node.texts("key", chosen.names(&self.places));
         }
+        let has_nulls = may_be_null(&by, &relation);
         let by = self.places.text_of(&by);
-        let order = if is_descending { "largest" } else { "smallest" };
-        let node = node.text("by", by).number("rows", rows).word("order", order);
+        let word = if is_descending { "largest" } else { "smallest" };
+        let node = node.text("by", by).number("rows", rows).word("order", word);
+        let nulls = if nulls_first { "first" } else { "last" };
+        let node = if has_nulls { node.word("nulls", nulls) } else { node };
         let Some(windowed) = windowed else { return self.ranked_so_far(&relation, node, &chosen) };
         let node = node.word("size", &written(windowed.slide_us));
         let ranked = self.nodes.add(&self.places, node, &[&relation])?;
         Ok(relation.onto(ranked))
     }
+}
+
+/// Whether rows may have no such value.
+fn may_be_null(by: &Expr, relation: &Relation) -> bool {
+    let Expr::Identifier(name) = by else { return true };
+    let field = relation.stream.columns.fields().find(&name.value);
+    field.is_none_or(|(index, field)| field.is_nullable() && relation.stream.time != Some(index))
 }
 
 /// The column of a key.

@@ -4,9 +4,14 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArguments, Ident, VisitMut, VisitorMut,
+    AccessExpr, Expr, Function, FunctionArguments, Ident, Subscript, Value, VisitMut, VisitorMut,
 };
-use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::{
+    ALL_KEYWORDS, ALL_KEYWORDS_INDEX, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_IDENTIFIER,
+    RESERVED_FOR_TABLE_ALIAS,
+};
+use datafusion::sql::sqlparser::parser::Parser;
 use tidegate_engine::diagnostic::Diagnostic;
 
 use super::place::{Places, parts};
@@ -86,7 +91,10 @@ fn column(names: &[Ident], scope: &Scope<'_>, places: &Places, refer: Refer<'_>)
     // At the place of the name that meant it, as it was written.
     if let (Some(last), Some(name)) = (named.last_mut(), names.get(found.names - 1)) {
         last.span = name.span;
-        if last.value == name.value {
+        // A keyword may stand behind a dot, but not alone.
+        if last.value == name.value
+            && (name.quote_style.is_some() || found.names == 1 || is_bare(&name.value))
+        {
             last.quote_style = name.quote_style;
         }
     }
@@ -129,17 +137,26 @@ pub(super) fn one<'a>(names: &[Ident], scope: &Scope<'a>, places: &Places) -> Re
 }
 
 /// `a.k[1]` as the names `a.k`, and what is taken of them.
-fn join_names(root: &mut Expr, access_chain: &mut Vec<AccessExpr>) {
-    let mut names = match root {
-        Expr::Identifier(name) => vec![name.clone()],
-        Expr::CompoundIdentifier(names) => names.clone(),
-        _ => return,
+pub(super) fn join_names(root: &mut Expr, access_chain: &mut Vec<AccessExpr>) {
+    let names = match root {
+        Expr::Identifier(name) => Some(vec![name.clone()]),
+        Expr::CompoundIdentifier(names) => Some(names.clone()),
+        _ => None,
     };
-    while let Some(AccessExpr::Dot(Expr::Identifier(name))) = access_chain.first() {
-        names.push(name.clone());
-        access_chain.remove(0);
+    if let Some(mut names) = names {
+        while let Some(AccessExpr::Dot(Expr::Identifier(name))) = access_chain.first() {
+            names.push(name.clone());
+            access_chain.remove(0);
+        }
+        *root = Expr::CompoundIdentifier(names);
     }
-    *root = Expr::CompoundIdentifier(names);
+    // A field of an item is no column: `a.ks[1].k` as `a.ks[1]['k']`.
+    for access in access_chain {
+        if let AccessExpr::Dot(Expr::Identifier(name)) = access {
+            let field = Value::SingleQuotedString(name.value.clone()).with_span(name.span);
+            *access = AccessExpr::Subscript(Subscript::Index { index: Expr::Value(field) });
+        }
+    }
 }
 
 /// Refuses functions that mean more than a value of a row.
@@ -172,6 +189,19 @@ pub(super) fn ident(name: &str) -> Ident {
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
         && ALL_KEYWORDS.binary_search(&name.to_ascii_uppercase().as_str()).is_err();
     if is_plain { Ident::new(name) } else { Ident::with_quote('"', name) }
+}
+
+/// Whether a name without quotes is read as one wherever a value may stand.
+fn is_bare(name: &str) -> bool {
+    let reserved = [RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_TABLE_ALIAS, RESERVED_FOR_IDENTIFIER];
+    let upper = name.to_ascii_uppercase();
+    let is_reserved = ALL_KEYWORDS
+        .binary_search(&upper.as_str())
+        .ok()
+        .and_then(|at| ALL_KEYWORDS_INDEX.get(at))
+        .is_some_and(|keyword| reserved.iter().any(|words| words.contains(keyword)));
+    let read = Parser::new(&GenericDialect {}).try_with_sql(name).and_then(|mut parser| parser.parse_expr());
+    !is_reserved && matches!(read, Ok(Expr::Identifier(read)) if read.value == name)
 }
 
 /// Every name of a column in an expression.

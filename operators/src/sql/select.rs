@@ -9,7 +9,8 @@ use datafusion::sql::sqlparser::ast::{
 use tidegate_engine::diagnostic::Diagnostic;
 use tidegate_engine::error::ConfigError;
 
-use super::group::{Grouping, group_expressions, is_grouped};
+use super::group::{Grouping, is_grouped};
+use super::item::group_expressions;
 use super::names::node_name;
 use super::nodes::Node;
 use super::place::{Places, parts};
@@ -17,8 +18,8 @@ use super::plan::{Made, Planner};
 use super::project::Item;
 use super::rank::{self, Limits, Rank};
 use super::refuse;
-use super::relation::{Relation, Scope};
-use super::rewrite::resolve;
+use super::relation::{Column, Relation, Scope};
+use super::rewrite::{resolve, walk};
 
 /// An item of SELECT.
 #[derive(Clone)]
@@ -46,6 +47,16 @@ impl Words<'_> {
         match self {
             Words::Rows(relation) => resolve(expr, &Scope::of(relation), places),
             Words::Groups(grouping) => grouping.rewrite(expr, places),
+        }
+    }
+
+    /// How many columns an item becomes.
+    pub(super) fn width(&self, item: &Selected) -> usize {
+        match (item, self) {
+            (Selected::All { qualifier, .. }, Words::Rows(relation)) => {
+                all_columns(relation, qualifier.as_deref()).count()
+            }
+            (Selected::All { .. } | Selected::One { .. }, _) => 1,
         }
     }
 }
@@ -79,7 +90,7 @@ impl Planner<'_> {
         };
         let mut rank = rank::of_items(&items, &mut words, limits, &self.places)?;
         if let Some(columns) = distinct_on {
-            rank = Some(rank::of_distinct(columns, order, &mut words, rank.as_ref(), select, &self.places)?);
+            rank = Some(rank::of_distinct(columns, order, &mut words, &items, select, &self.places)?);
         }
         let items = self.rewritten(&items, &mut words, rank.as_ref())?;
         let place = self.places.of_span(select.select_token.0.span);
@@ -211,11 +222,7 @@ impl Planner<'_> {
         out: &mut Vec<Item>,
     ) -> Result<(), Diagnostic> {
         let before = out.len();
-        let is_meant = |own: Option<&str>| qualifier.is_none() || own == qualifier;
-        for column in relation.columns.iter().filter(|column| is_meant(column.qualifier.as_deref())) {
-            if qualifier.is_none() && !column.bare {
-                continue;
-            }
+        for column in all_columns(relation, qualifier) {
             // A name that two sides of a join have gets that of its side before it.
             let mut same = relation.columns.iter().filter(|other| other.bare && other.name == column.name);
             let is_twice = qualifier.is_none() && same.nth(1).is_some();
@@ -232,6 +239,14 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+/// The columns of `*` or `a.*`.
+fn all_columns<'a>(relation: &'a Relation, qualifier: Option<&str>) -> impl Iterator<Item = &'a Column> {
+    relation.columns.iter().filter(move |column| match qualifier {
+        Some(_) => column.qualifier.as_deref() == qualifier,
+        None => column.bare,
+    })
 }
 
 /// What a column without AS is called.
@@ -268,10 +283,19 @@ pub(super) fn conjuncts(condition: Option<&Expr>) -> Vec<Expr> {
     found
 }
 
+fn has_distinct_from(expr: &Expr) -> bool {
+    let mut found = false;
+    walk(expr, |expr| found |= matches!(expr, Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..)));
+    found
+}
+
 /// One condition of several.
 pub(super) fn all_of(conditions: Vec<Expr>) -> Option<Expr> {
-    let is_weaker =
-        |expr: &Expr| matches!(expr, Expr::BinaryOp { op: BinaryOperator::Or | BinaryOperator::Xor, .. });
+    // Read again, IS DISTINCT FROM would take what is behind it.
+    let is_weaker = |expr: &Expr| {
+        matches!(expr, Expr::BinaryOp { op: BinaryOperator::Or | BinaryOperator::Xor, .. })
+            || has_distinct_from(expr)
+    };
     let single = conditions.len() == 1;
     let enclosed = conditions
         .into_iter()

@@ -12,7 +12,7 @@ use super::nodes::Node;
 use super::plan::Planner;
 use super::refuse;
 use super::relation::{Column, Relation, Role, Scope};
-use super::rewrite::{name_of, resolve};
+use super::rewrite::{ident, name_of, resolve};
 use super::select::Selected;
 use super::window::call_place;
 
@@ -24,7 +24,7 @@ impl Planner<'_> {
         relation: Relation,
         items: Vec<Selected>,
     ) -> Result<(Relation, Vec<Selected>), ConfigError> {
-        let mut lists = Vec::new();
+        let (mut lists, mut taken) = (Vec::new(), names(&relation));
         let mut out = Vec::new();
         for item in items {
             match &item {
@@ -41,11 +41,9 @@ impl Planner<'_> {
                         return Err(refuse::misplaced_unnest(call, &self.places).into());
                     };
                     let name = name.clone().unwrap_or_else(|| Ident::new("unnest"));
-                    out.push(Selected::One {
-                        expr: Expr::Identifier(name.clone()),
-                        name: Some(name.clone()),
-                    });
-                    lists.push((argument, name, place));
+                    let column = Ident { span: name.span, ..fresh(&name, &mut taken) };
+                    out.push(Selected::One { expr: Expr::Identifier(column.clone()), name: Some(name) });
+                    lists.push((argument, column, place));
                 }
                 _ => out.push(item),
             }
@@ -71,20 +69,23 @@ impl Planner<'_> {
         let column = alias
             .and_then(|alias| alias.columns.first())
             .map_or_else(|| table.clone(), |column| column.name.clone());
-        let (mut flat, width) = self.flattened(relation, &[(list.clone(), column.clone())], place)?;
-        let prefix = format!("{}_", column.value);
+        let inner = fresh(&column, &mut names(relation));
+        let (mut flat, width) = self.flattened(relation, &[(list.clone(), inner.clone())], place)?;
+        let prefix = format!("{}_", inner.value);
         for added in flat.columns.iter_mut().skip(width) {
             added.qualifier = Some(table.value.clone());
             // A field of a struct.
             if let Some(field) = added.name.strip_prefix(&prefix) {
                 added.name = field.to_owned();
+            } else if added.name == inner.value {
+                added.name.clone_from(&column.value);
             }
         }
         Ok(flat)
     }
 
-    /// The rows with each list's items under its name; and how many columns there
-    /// were before.
+    /// The rows with each list's items under its name, which no column has yet; and how
+    /// many columns of before there are.
     fn flattened(
         &mut self,
         relation: &Relation,
@@ -95,18 +96,10 @@ impl Planner<'_> {
         let mut select = vec![Text { span: span.clone(), ..Text::loose("*") }];
         for (expr, name) in lists {
             let expr = resolve(expr, &Scope::of(relation), &self.places)?;
-            if matches!(&expr, Expr::Identifier(column) if column.value == name.value) {
-                // Its items take its place.
-                continue;
-            }
             select.push(self.places.text_as(&expr, name));
         }
-        let listed = if select.len() > 1 {
-            let node = Node::new("project", span.clone()).texts("select", select);
-            self.nodes.add(&self.places, node, &[relation])?
-        } else {
-            relation.clone()
-        };
+        let node = Node::new("project", span.clone()).texts("select", select);
+        let listed = self.nodes.add(&self.places, node, &[relation])?;
         let names = lists.iter().map(|(expr, name)| Text {
             span: self.places.in_file(self.places.of(expr)),
             ..Text::loose(name.value.clone())
@@ -114,12 +107,12 @@ impl Planner<'_> {
         let names: Vec<Text> = names.collect();
         let node = Node::new("flatten", span).texts("columns", names).word("empty", "drop");
         let flat = self.nodes.add(&self.places, node, &[&listed])?;
-        Ok((after(relation, flat, lists), relation.columns.len()))
+        Ok(after(relation, flat, lists))
     }
 }
 
 /// The columns there were, where they are now, and those of the items.
-fn after(before: &Relation, flat: Relation, lists: &[(Expr, Ident)]) -> Relation {
+fn after(before: &Relation, flat: Relation, lists: &[(Expr, Ident)]) -> (Relation, usize) {
     let fields = flat.stream.columns.fields();
     let place_of = |name: &str| fields.iter().position(|field| field.name() == name);
     let is_item = |name: &str| {
@@ -131,6 +124,7 @@ fn after(before: &Relation, flat: Relation, lists: &[(Expr, Ident)]) -> Relation
             columns.push(Column { field, ..column.clone() });
         }
     }
+    let width = columns.len();
     let known: Vec<usize> = columns.iter().map(|column| column.field).collect();
     for (field, added) in fields.iter().enumerate() {
         if !known.contains(&field) && is_item(added.name()) {
@@ -138,5 +132,23 @@ fn after(before: &Relation, flat: Relation, lists: &[(Expr, Ident)]) -> Relation
             columns.push(Column { qualifier: None, name, bare: true, field, role: Role::Plain });
         }
     }
-    Relation { columns, windowed: before.windowed, ..flat }
+    (Relation { columns, windowed: before.windowed, ..flat }, width)
+}
+
+fn names(relation: &Relation) -> Vec<String> {
+    relation.stream.columns.fields().iter().map(|field| field.name().clone()).collect()
+}
+
+/// A name for the items of a list, and for their fields, that no column has: the list
+/// itself may be called as they are.
+fn fresh(name: &Ident, taken: &mut Vec<String>) -> Ident {
+    let mut free = name.value.clone();
+    while taken
+        .iter()
+        .any(|known| known.strip_prefix(&free).is_some_and(|rest| rest.is_empty() || rest.starts_with('_')))
+    {
+        free.push_str("_item");
+    }
+    taken.push(free.clone());
+    if free == name.value { name.clone() } else { Ident { span: name.span, ..ident(&free) } }
 }

@@ -34,7 +34,7 @@ const KEYS: &[Key] = &[
     required(
         "by",
         Kind::Expression,
-        "what is compared, e.g. \"value\"; rows for which it is NULL do not count",
+        "what is compared, e.g. \"value\"; rows for which it is NULL do not count unless `nulls` says so",
     ),
     required("rows", Kind::Int(1, ROWS_MAX), "how many rows of a key go on"),
     optional(
@@ -47,6 +47,11 @@ const KEYS: &[Key] = &[
         ..TTL_KEY
     },
     optional("order", Kind::Word(&["largest", "smallest"]), "which rows go on; \"largest\" if left out"),
+    optional(
+        "nulls",
+        Kind::Word(&["drop", "first", "last"]),
+        "rows for which `by` is NULL: they do not count (\"drop\", if left out), or are ahead of all others or behind them",
+    ),
 ];
 
 pub(crate) const ROW: Row<BuildOperator> = Row {
@@ -90,17 +95,22 @@ fn build(config: &NodeConfig, context: &BuildContext, inputs: &[Input]) -> Resul
     let named: Vec<Field> = output.columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     check_names(config, "from", &named, &mut diagnostics);
     let Some(by) = by.filter(|_| diagnostics.is_empty()) else { return Err(ConfigError(diagnostics)) };
-    let order = order(by.data_type(), table.str("order") != Some("smallest"))
-        .map_err(|_| not_compared(config, by.data_type()))?;
+    let nulls = table.str("nulls");
+    let keeps_nulls = matches!(nulls, Some("first" | "last"));
+    let options = SortOptions {
+        descending: table.str("order") != Some("smallest"),
+        nulls_first: nulls == Some("first"),
+    };
+    let order = order(by.data_type(), options).map_err(|_| not_compared(config, by.data_type()))?;
     let kept = kept(input, by.data_type()).map_err(|_| not_compared(config, by.data_type()))?;
     let operator: Box<dyn Operator> = if size.is_none() {
-        let core = Updating::new(output.clone(), rows, order, kept);
+        let core = Updating::new(output.clone(), rows, order, keeps_nulls, kept);
         let operator = InOrder::new(config, input, keys, core)?;
         Box::new(operator.with_expressions(vec![by]).with_forget(memory_us))
     } else {
         let windows = BTreeMap::new();
         let (output, size_us) = (output.clone(), memory_us);
-        let core = Top { output, rows, size_us, order, kept, windows, closed_us: i64::MIN };
+        let core = Top { output, rows, size_us, order, keeps_nulls, kept, windows, closed_us: i64::MIN };
         let operator = InOrder::new(config, input, keys, core)?;
         Box::new(operator.with_expressions(vec![by]).with_forget(size_us))
     };
@@ -142,8 +152,7 @@ fn not_compared(config: &NodeConfig, data_type: &DataType) -> Diagnostic {
 }
 
 /// Makes bytes of values whose order is the one that is wanted.
-fn order(by: &DataType, descending: bool) -> Result<RowConverter, OperatorError> {
-    let options = SortOptions { descending, nulls_first: false };
+fn order(by: &DataType, options: SortOptions) -> Result<RowConverter, OperatorError> {
     Ok(RowConverter::new(vec![SortField::new_with_options(by.clone(), options)])?)
 }
 
@@ -170,6 +179,8 @@ struct Top {
     rows: usize,
     size_us: i64,
     order: RowConverter,
+    /// Rows without a value have a place as well.
+    keeps_nulls: bool,
     kept: Kept,
     /// By the start of the window, then by key: the best rows, best first.
     windows: BTreeMap<i64, BTreeMap<u32, Vec<Ranked>>>,
@@ -217,7 +228,7 @@ impl Ordered for Top {
         for ((row, (at_us, key)), (place, kept)) in
             rows.iter().enumerate().zip(places.iter().zip(kept.iter()))
         {
-            if by.is_null(row) {
+            if by.is_null(row) && !self.keeps_nulls {
                 continue;
             }
             let start_us = self.window_of(at_us);

@@ -58,21 +58,29 @@ pub(super) struct Updating {
     /// How many rows are told.
     rows: usize,
     order: RowConverter,
+    /// Rows without a value have a place as well.
+    keeps_nulls: bool,
     /// All columns of the input, and the value they are compared by behind them.
     kept: Kept,
     best: PerKey<Best>,
 }
 
 impl Updating {
-    pub(super) fn new(output: StreamSchema, rows: usize, order: RowConverter, kept: Kept) -> Updating {
-        Updating { output, rows, order, kept, best: PerKey::default() }
+    pub(super) fn new(
+        output: StreamSchema,
+        rows: usize,
+        order: RowConverter,
+        keeps_nulls: bool,
+        kept: Kept,
+    ) -> Updating {
+        Updating { output, rows, order, keeps_nulls, kept, best: PerKey::default() }
     }
 
     /// Puts rows where they belong; answers keys whose best rows are others now,
     /// with those from before.
     fn rank(&mut self, rows: &Rows<'_>, by: &ArrayRef) -> Result<Vec<(u32, Vec<Ranked>)>, OperatorError> {
         let places = self.order.convert_columns(std::slice::from_ref(by))?;
-        let nulls = by.logical_nulls();
+        let nulls = by.logical_nulls().filter(|_| !self.keeps_nulls);
         let mut touched = Vec::new();
         for (row, ((at_us, key), place)) in rows.iter().zip(places.iter()).enumerate() {
             let Some(best) = self.best.of(key) else { continue };

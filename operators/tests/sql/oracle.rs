@@ -174,6 +174,71 @@ const QUERIES: &[(&str, &str)] = &[
         "SELECT t.w, count(*) AS c, window_end AS e FROM a JOIN t ON a.key = t.key GROUP BY t.w, tumble(ts, '1m')",
         "SELECT t.w, count(*) AS c, {w} + INTERVAL '1 minute' AS e FROM a JOIN t ON a.key = t.key GROUP BY t.w, {w}",
     ),
+    // A list under the name of its items.
+    (
+        "SELECT key, ms AS list, unnest(ms) AS ms FROM (SELECT key, array_agg(m ORDER BY ts) AS ms FROM a GROUP BY key, tumble(ts, '1m')) AS t",
+        "SELECT key, array_agg(m) OVER (PARTITION BY key, {w} ORDER BY ts ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS list, m AS ms FROM a",
+    ),
+    (
+        "SELECT t.key, t.ms AS list, x.ms AS m FROM (SELECT key, array_agg(m ORDER BY ts) AS ms FROM a GROUP BY key, tumble(ts, '1m')) AS t, UNNEST(t.ms) AS x (ms)",
+        "SELECT key, array_agg(m) OVER (PARTITION BY key, {w} ORDER BY ts ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS list, m FROM a",
+    ),
+    // A rank behind an outer join: its limit takes rows away that the join has let through.
+    (
+        "SELECT l.m AS lm, t.m AS tm FROM a AS l LEFT JOIN (SELECT key, m, ts, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m') ORDER BY ts) AS r FROM b) AS t ON l.key = t.key AND t.ts BETWEEN l.ts - INTERVAL '9 seconds' AND l.ts + INTERVAL '9 seconds' WHERE t.r <= 3",
+        "SELECT l.m AS lm, t.m AS tm FROM a AS l LEFT JOIN (SELECT key, m, ts, ROW_NUMBER() OVER (PARTITION BY {w} ORDER BY ts) AS r FROM b) AS t ON l.key = t.key AND t.ts BETWEEN l.ts - INTERVAL '9 seconds' AND l.ts + INTERVAL '9 seconds' WHERE t.r <= 3",
+    ),
+    // A rank under another name, and its own name for another column.
+    (
+        "SELECT r, p FROM (SELECT m, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m') ORDER BY ts) AS r FROM a) AS t (r, p) WHERE r < 4 AND p <= 6",
+        "SELECT r, CAST(p AS BIGINT) AS p FROM (SELECT m, ROW_NUMBER() OVER (PARTITION BY {w} ORDER BY ts) AS r FROM a) AS t (r, p) WHERE r < 4 AND p <= 6",
+    ),
+    (
+        "WITH t (k, v, w, x, y, p) AS (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m') ORDER BY ts) FROM a) SELECT k, x FROM t WHERE p <= 2",
+        "SELECT key AS k, m AS x FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {w} ORDER BY ts) AS p FROM a) WHERE p <= 2",
+    ),
+    // NULL has a place among the others.
+    (
+        "SELECT key, n, m, r FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY key, tumble(ts, '1m') ORDER BY n DESC) AS r FROM a) AS t WHERE r <= 3",
+        "SELECT key, n, m, CAST(r AS BIGINT) AS r FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY key, {w} ORDER BY n DESC, ts) AS r FROM a) AS t WHERE r <= 3",
+    ),
+    (
+        "SELECT key, n, m, r FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY key, tumble(ts, '1m') ORDER BY n + 1 NULLS FIRST) AS r FROM a) AS t WHERE r <= 3",
+        "SELECT key, n, m, CAST(r AS BIGINT) AS r FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY key, {w} ORDER BY n + 1 NULLS FIRST, ts) AS r FROM a) AS t WHERE r <= 3",
+    ),
+    (
+        "SELECT DISTINCT ON (key, tumble(ts, '1m')) key, n, m FROM a ORDER BY key, tumble(ts, '1m'), n",
+        "SELECT key, n, m FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY key, {w} ORDER BY n, ts) AS r FROM a) WHERE r = 1",
+    ),
+    // Numbers and names of items.
+    (
+        "SELECT DISTINCT ON (1, tumble(ts, '1m')) upper(key) AS k, 0 - m AS m FROM a ORDER BY k, m",
+        "SELECT upper(key) AS k, 0 - m AS m FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY upper(key), {w} ORDER BY 0 - m, ts) AS r FROM a) WHERE r = 1",
+    ),
+    // An edge beside larger windows is a key.
+    (
+        "WITH t AS (SELECT key, window_start AS s, window_end AS e, count(*) AS c FROM a GROUP BY key, tumble(ts, '1m')) SELECT s, sum(c) AS c FROM t GROUP BY s, tumble(e, '5m')",
+        "SELECT {w} AS s, count(*) AS c FROM a GROUP BY {w}",
+    ),
+    // Of windows in windows the smaller ones count.
+    (
+        "SELECT l.m AS lm, r.m AS rm FROM a AS l JOIN b AS r ON tumble(l.ts, '1m') = tumble(r.ts, '1m') AND tumble(l.ts, '2m') = tumble(r.ts, '2m')",
+        "SELECT l.m AS lm, r.m AS rm FROM a AS l JOIN b AS r ON date_bin(INTERVAL '1 minute', l.ts) = date_bin(INTERVAL '1 minute', r.ts)",
+    ),
+    // What IS DISTINCT FROM compares ends before the next condition.
+    (
+        "SELECT l.m AS lm, r.m AS rm FROM a AS l JOIN b AS r ON r.ts BETWEEN l.ts - INTERVAL '9 seconds' AND l.ts AND l.n IS NOT DISTINCT FROM r.n WHERE l.m > r.m",
+        "",
+    ),
+    // Keywords behind a dot; quotes make no other name.
+    (
+        "SELECT t.end, t.case + 1 AS v FROM (SELECT window_end AS \"end\", count(*) AS \"case\" FROM a GROUP BY tumble(ts, '1m')) AS t",
+        "SELECT {w} + INTERVAL '1 minute' AS \"end\", count(*) + 1 AS v FROM a GROUP BY {w}",
+    ),
+    (
+        "SELECT key, upper(key) AS k, sum(n) AS s FROM a GROUP BY \"key\", upper(\"key\"), tumble(ts, '1m') HAVING k > 'X' AND count(*) > 0",
+        "SELECT key, upper(key) AS k, sum(n) AS s FROM a GROUP BY key, {w} HAVING upper(key) > 'X'",
+    ),
     // Names that have to be written with quotes.
     (
         "SELECT \"the key\", \"sum\" + 1 AS \"Group\" FROM (SELECT key AS \"the key\", sum(n) AS \"sum\", window_end AS \"end\" FROM a GROUP BY key, tumble(ts, '1m')) AS \"my table\" WHERE \"my table\".\"sum\" > 0",

@@ -140,6 +140,42 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "TG-S002",
         "no event time",
     ),
+    (
+        "SELECT n FROM (SELECT n, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m'), ^tumble^(ts, '5m') ORDER BY n) AS r FROM a) AS t WHERE r <= 3",
+        "TG-S002",
+        "one kind",
+    ),
+    (
+        "SELECT t.m FROM (SELECT m, ts, ROW_NUMBER() OVER (PARTITION BY tumble(ts, '1m') ORDER BY m) AS n FROM a) AS t JOIN b ON t.ts = b.ts WHERE ^n^ <= 2",
+        "TG-X002",
+        "one of several",
+    ),
+    (
+        "SELECT a.m FROM a ASOF JOIN (SELECT key, ts, ^ROW_NUMBER^() OVER (PARTITION BY tumble(ts, '1m') ORDER BY m) AS r FROM b) AS t MATCH_CONDITION (a.ts >= t.ts) ON a.key = t.key AND t.ts >= a.ts - INTERVAL '1 hour' WHERE t.r <= 2",
+        "TG-S002",
+        "up to a limit",
+    ),
+    ("SELECT DISTINCT ON (^'x'^, tumble(ts, '1m')) n FROM a", "TG-S002", "same in every row"),
+    ("SELECT DISTINCT ON (^7^, tumble(ts, '1m')) n FROM a", "TG-S004", "number 7"),
+    ("SELECT DISTINCT ON (^2^, tumble(ts, '1m')) *, n AS k FROM a", "TG-S002", "do not count"),
+    ("SELECT DISTINCT ON (key, tumble(ts, '1m')) key, n FROM a ORDER BY ^ALL^", "TG-X002", "no column `ALL`"),
+    // Edges of other windows, or that may be NULL.
+    (
+        "SELECT sum(c) AS c FROM (SELECT window_start, window_end, count(*) AS c FROM a GROUP BY tumble(ts, '1m')) AS t GROUP BY ^window_start^, tumble(window_end, '5m')",
+        "TG-S002",
+        "of their own",
+    ),
+    (
+        "SELECT h.s, count(*) AS c FROM (SELECT window_start AS s, window_end AS e FROM a GROUP BY tumble(ts, '5m')) AS h JOIN b ON tumble(h.e, '1m') = tumble(b.ts, '1m') GROUP BY h.s",
+        "TG-S002",
+        "never complete",
+    ),
+    (
+        "SELECT h.s, count(*) AS c FROM b LEFT JOIN (SELECT tumble(ts, '1m') AS s, max(m) AS m FROM a GROUP BY tumble(ts, '1m')) AS h ON tumble(b.ts, '1m') = h.s GROUP BY h.s",
+        "TG-S002",
+        "never complete",
+    ),
+    ("SELECT n FROM a WHERE ^n^ IS DISTINCT FROM 3 AND m > 2", "TG-S001", "brackets"),
     // Joins.
     ("SELECT a.n FROM a ^JOIN^ b ON a.key = b.key", "TG-T013", "without a bound"),
     ("SELECT a.n FROM a, ^b^ WHERE a.key = b.key", "TG-T013", "without a bound"),
@@ -159,6 +195,16 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "SELECT a.n FROM a ASOF JOIN b MATCH_CONDITION (^a.ts <= b.ts^) ON a.key = b.key",
         "TG-S002",
         "not younger",
+    ),
+    (
+        "SELECT a.n FROM a ASOF JOIN b MATCH_CONDITION (a.ts >= b.ts) ON a.key = b.key AND b.ts >= a.ts - INTERVAL '1 hour' AND ^tumble^(a.ts, '1m') = tumble(b.ts, '1m')",
+        "TG-S002",
+        "not by windows",
+    ),
+    (
+        "SELECT a.n FROM a JOIN b ON tumble(a.ts, '2m') = tumble(b.ts, '2m') AND ^tumble^(a.ts, '3m') = tumble(b.ts, '3m')",
+        "TG-S003",
+        "one size",
     ),
     ("SELECT a.n FROM a JOIN b ON ^tumble(a.ts, '1m'^) = tumble(b.ts, '2m')", "TG-S003", "different sizes"),
     (

@@ -27,6 +27,33 @@ fn another_alias_or_another_condition_elsewhere_leaves_state_as_it_is() {
     assert_ne!(first, other);
 }
 
+/// Parts that say the same are told apart by what comes to them: swapped, neither goes on
+/// with the state of the other.
+#[test]
+fn parts_that_say_the_same_are_told_apart_by_what_comes_to_them() {
+    let sums = |node: &str, more: &str| {
+        format!("SELECT key, sum(n) AS s FROM {node} WHERE m > {more} GROUP BY key, tumble(ts, '1m')")
+    };
+    let both = |one: &str, other: &str| fingerprints(&format!("{one} UNION ALL {other}"));
+    let first = both(&sums("a", "1"), &sums("b", "1"));
+    assert_eq!(first.len(), 2, "{first:?}");
+    let swapped = both(&sums("b", "1"), &sums("a", "1"));
+    assert!(first.iter().zip(&swapped).all(|(one, other)| one.0 == other.0 && one.1 != other.1), "{first:?}");
+    let by_condition = both(&sums("a", "1"), &sums("a", "2"));
+    let swapped = both(&sums("a", "2"), &sums("a", "1"));
+    assert!(by_condition.iter().zip(&swapped).all(|(one, other)| one.1 != other.1), "{swapped:?}");
+    // The words around them may change.
+    let same = fingerprints(&format!(
+        "WITH x AS ({}), y AS ({}) SELECT s, key AS k FROM x UNION ALL SELECT s, key FROM y",
+        sums("a", "1"),
+        sums("b AS c", "1"),
+    ));
+    assert_eq!(
+        first.iter().map(|part| &part.1).collect::<Vec<_>>(),
+        same.iter().map(|part| &part.1).collect::<Vec<_>>()
+    );
+}
+
 /// The last operator is the query's own node, and every part reads what is there.
 #[test]
 fn parts_are_nodes_of_the_plan() {

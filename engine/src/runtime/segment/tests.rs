@@ -66,7 +66,9 @@ fn start(folder: &std::path::Path) -> Run {
         ports: vec![vec![Target::Edge(out)]],
         quarantine: DeadLetters::new(Arc::new(RealDisk), Arc::new(SystemClock), folder, "x"),
     };
-    tokio::spawn(Segment { inputs: vec![first, second], tables: vec![1], slots: vec![slot] }.run());
+    tokio::spawn(
+        Segment { inputs: vec![first, second], tables: vec![1], slots: vec![slot], merges: false }.run(),
+    );
     Run { rows, table, left, _words: words }
 }
 

@@ -1,12 +1,15 @@
 //! Operators that are made of others, such as queries: what they read is told by
 //! their own keys, and each operator inside is a node of the plan.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use super::Builder;
 use crate::catalog::{Catalog, Composed, Feed, InnerPart, Row, find};
 use crate::diagnostic::Diagnostic;
 use crate::operator::Input;
 use crate::topology::check::own_and;
-use crate::topology::fingerprint::Fingerprint;
+use crate::topology::fingerprint::{Fingerprint, SourceText, table_text};
 use crate::topology::node::{NodeConfig, Section};
 use crate::topology::parallel::composed_copies;
 use crate::topology::plan::{OperatorNode, PortRef};
@@ -37,6 +40,65 @@ fn from(texts: Vec<Text>, node: &NodeConfig) -> Entry {
     Entry { key: "from".into(), key_span: span, value }
 }
 
+/// What each part says itself: the rest of the query may change. Parts that say the
+/// same are told apart by what comes to them, so that none gets another's state.
+fn fingerprints(parts: &[InnerPart], file: &Arc<SourceText>) -> Vec<Fingerprint> {
+    let of = |part: &InnerPart, upstream: Option<String>| {
+        let InnerPart { config, keys, part, inputs } = part;
+        let mut config = config.clone();
+        if let Some(upstream) = upstream {
+            let span = config.name_span.clone();
+            let text = Text { span: span.clone(), ..Text::loose(upstream) };
+            let value = Value { span: span.clone(), data: Data::Text(text) };
+            config.table.entries.push(Entry { key: "upstream".into(), key_span: span, value });
+        }
+        let inputs: Vec<Input> = inputs.iter().map(|(_, input)| input.clone()).collect();
+        let keys = own_and(OPERATOR_KEYS, keys);
+        Fingerprint::of_state(&config, &inputs, part.operator.reads().as_deref(), &keys, file)
+    };
+    let own: Vec<Fingerprint> = parts.iter().map(|part| of(part, None)).collect();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for fingerprint in &own {
+        *counts.entry(fingerprint.text().to_owned()).or_default() += 1;
+    }
+    let with_upstream = parts.iter().zip(own).enumerate().map(|(index, (part, own))| {
+        let is_one = counts.get(own.text()).is_none_or(|count| *count == 1);
+        if is_one { own } else { of(part, Some(upstream(parts, index))) }
+    });
+    with_upstream.collect()
+}
+
+/// Every part before this one, in order, each with what it reads: a stream by its name,
+/// another part by its number among these.
+fn upstream(parts: &[InnerPart], index: usize) -> String {
+    let mut before = BTreeSet::new();
+    let mut left = vec![index];
+    while let Some(part) = left.pop().and_then(|at| parts.get(at)) {
+        for (feed, _) in &part.inputs {
+            if let Feed::Inside(at) = feed
+                && before.insert(*at)
+            {
+                left.push(*at);
+            }
+        }
+    }
+    let reads = |part: &InnerPart| {
+        let names = part.inputs.iter().map(|(feed, input)| match feed {
+            Feed::Outside(_) => input.name.clone(),
+            Feed::Inside(at) => format!("#{}", before.range(..=at).count()),
+        });
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let mut said = Vec::new();
+    for part in before.iter().filter_map(|at| parts.get(*at)) {
+        let mut table = part.config.table.clone();
+        table.entries.retain(|entry| entry.key != "from");
+        said.push(format!("{} of {}", table_text(&table), reads(part)));
+    }
+    said.extend(parts.get(index).map(|part| format!("of {}", reads(part))));
+    said.join("; ")
+}
+
 impl Builder<'_> {
     pub(super) fn composed(&mut self, node: &NodeConfig, row: &Row<Composed>) {
         let Some((inputs, outside)) = self.inputs(node) else { return };
@@ -49,24 +111,23 @@ impl Builder<'_> {
         let name_of = |index: usize| {
             if index == last { node.name.clone() } else { format!("{}.{}", node.name, index + 1) }
         };
+        let fingerprints = fingerprints(&parts, &self.file);
         let (mut said, mut ports) = (Vec::new(), Vec::new());
-        for ((index, built), copies) in parts.into_iter().enumerate().zip(copies) {
-            let InnerPart { config, keys, part, inputs } = built;
+        for (((index, built), copies), fingerprint) in
+            parts.into_iter().enumerate().zip(copies).zip(fingerprints)
+        {
+            let InnerPart { config, part, inputs, .. } = built;
             let feeds = inputs.iter().filter_map(|(feed, _)| match feed {
                 Feed::Outside(index) => outside.get(*index).cloned(),
                 Feed::Inside(index) => Some(PortRef { node: name_of(*index), port: 0 }),
             });
             let feeds = feeds.collect();
-            let inputs: Vec<Input> = inputs.into_iter().map(|(_, input)| input).collect();
             for (port, stream) in part.ports.iter().enumerate() {
                 // Between parts only the main port is read.
                 if port > 0 || index == last {
                     ports.push((index, port, stream.clone()));
                 }
             }
-            // What it says itself: the rest of the query may change.
-            let (reads, keys) = (part.operator.reads(), own_and(OPERATOR_KEYS, keys));
-            let fingerprint = Fingerprint::of_state(&config, &inputs, reads.as_deref(), &keys, &self.file);
             let name = name_of(index);
             let operator = OperatorNode { name, part, copies, state_max, inputs: feeds, fingerprint };
             self.loaded.plan.operators.push(operator);
