@@ -89,8 +89,9 @@ from = "stopped_1"
 key = ["press"]
 by = "total"
 rows = 1
-size = "15m"
 order = "largest"
+nulls = "first"
+size = "15m"
 
 [operator.stopped_3]
 type = "project"

@@ -59,6 +59,13 @@ const STREAMED: &[(&str, &str)] = &[
          WHERE category = 10 AND state IN ('or', 'id', 'ca')",
     ),
     (
+        "q4",
+        "SELECT category, avg(final) AS average FROM (
+           SELECT id, category, max(price) AS final FROM auction JOIN bid ON auction = id AND bid.date_time <= expires
+           AND bid.date_time BETWEEN auction.date_time AND auction.date_time + INTERVAL '1000 days' GROUP BY id, category) AS winning
+         GROUP BY category",
+    ),
+    (
         "q5",
         "WITH counts AS (SELECT auction, count(*) AS num, window_start, window_end FROM bid GROUP BY auction, hop(date_time, '2s', '10s')),
          most AS (SELECT max(num) AS most, window_end FROM counts GROUP BY window_start, window_end)
@@ -77,6 +84,18 @@ const STREAMED: &[(&str, &str)] = &[
          ON p.id = a.seller AND p.starts = a.starts",
     ),
     (
+        "q9",
+        "SELECT id, item_name, description, initial_bid, reserve, date_time, expires, seller, category, extra,
+         auction, bidder, price, bid_date_time, bid_extra FROM (
+           SELECT id, item_name, description, initial_bid, reserve, auction.date_time AS date_time, expires, seller, category,
+             auction.extra AS extra, auction, bidder, price, bid.date_time AS bid_date_time, bid.extra AS bid_extra,
+             ROW_NUMBER() OVER (PARTITION BY id ORDER BY price DESC) AS place
+           FROM bid JOIN auction ON auction = id AND bid.date_time <= expires
+           AND bid.date_time BETWEEN auction.date_time AND auction.date_time + INTERVAL '1000 days') AS offers
+         WHERE place = 1",
+    ),
+    ("q13", ""),
+    (
         "q11",
         "SELECT bidder, count(*) AS bids, window_start, window_end FROM bid GROUP BY bidder, session(date_time, '10s')",
     ),
@@ -86,6 +105,15 @@ const STREAMED: &[(&str, &str)] = &[
          count(*) FILTER (WHERE price >= 10000 AND price < 1000000) AS rank2_bids, count(*) FILTER (WHERE price >= 1000000) AS rank3_bids,
          min(price) AS min_price, max(price) AS max_price, avg(price) AS avg_price, sum(price) AS sum_price
          FROM bid GROUP BY auction, tumble(date_time, '1 day')",
+    ),
+    (
+        "q18",
+        "SELECT DISTINCT ON (bidder, auction) auction, bidder, price, channel, url, date_time, extra FROM bid ORDER BY bidder, auction, date_time DESC",
+    ),
+    (
+        "q19",
+        "SELECT * FROM (SELECT auction, bidder, price, channel, url, date_time, extra,
+         ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price DESC) AS rank FROM bid) AS ranked WHERE rank <= 10",
     ),
     (
         "q20",
@@ -99,7 +127,10 @@ const STREAMED: &[(&str, &str)] = &[
 /// The topology of a query over the streams that it names.
 fn streamed(query: &str) -> String {
     let named = ["bid", "auction", "person"].into_iter().filter(|name| query.contains(&format!(" {name}")));
-    let sources: String = named.map(|name| format!("[source.{name}]\n\n")).collect();
+    let mut sources: String = named.map(|name| format!("[source.{name}]\n\n")).collect();
+    if query.contains("side_input") {
+        sources += "[table.side_input]\ntype = \"csv\"\npath = \"side_input.csv\"\nkey = \"key\"\n\n";
+    }
     format!(
         "{sources}[operator.result]\ntype = \"sql\"\nquery = '''\n{query}'''\n\n[sink.out]\nfrom = \"result\"\n"
     )

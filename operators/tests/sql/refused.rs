@@ -165,16 +165,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "TG-S002",
         "of their own",
     ),
-    (
-        "SELECT h.s, count(*) AS c FROM (SELECT window_start AS s, window_end AS e FROM a GROUP BY tumble(ts, '5m')) AS h JOIN b ON tumble(h.e, '1m') = tumble(b.ts, '1m') GROUP BY h.s",
-        "TG-S002",
-        "never complete",
-    ),
-    (
-        "SELECT h.s, count(*) AS c FROM b LEFT JOIN (SELECT tumble(ts, '1m') AS s, max(m) AS m FROM a GROUP BY tumble(ts, '1m')) AS h ON tumble(b.ts, '1m') = h.s GROUP BY h.s",
-        "TG-S002",
-        "never complete",
-    ),
     ("SELECT n FROM a WHERE ^n^ IS DISTINCT FROM 3 AND m > 2", "TG-S001", "brackets"),
     // Joins.
     ("SELECT a.n FROM a ^JOIN^ b ON a.key = b.key", "TG-T013", "without a bound"),
