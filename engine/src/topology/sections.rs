@@ -30,7 +30,7 @@ pub const SOURCE_KEYS: &[Key] = &[
 const PARALLELISM: Key = optional(
     "parallelism",
     Kind::Int(1, super::parallel::COPIES_MAX),
-    "so many copies of it share its rows by their key, 1 if left out; the results are the same",
+    "so many copies of it share its rows by their key, 1 if left out; the results are the same, those of one time in any order",
 )
 .aside();
 const STATE_MAX: Key = optional(
