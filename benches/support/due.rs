@@ -82,7 +82,8 @@ fn due(config: &NodeConfig, context: &BuildContext) -> Result<SourcePart, Config
     let stream = StreamSchema::new(fields, Some("ts"));
     let every = config.table.duration("every").expect("is required");
     let rows = config.table.int_as("rows").expect("is required");
-    let start = now() + Duration::from_millis(50);
+    // Everything has started by then.
+    let start = now() + Duration::from_millis(500);
     let pace = *context.shared.get_or_insert("pace", || Pace { start, every, rows });
     Ok(SourcePart {
         source: Box::new(Due { row: 0, burst, pace, stream: stream.clone() }),
