@@ -237,8 +237,10 @@ fn files_that_are_not_there_or_no_text_are_named() {
 /// Every kind of state that grows with its keys and rows has an end, by name.
 #[test]
 fn a_state_that_outgrows_its_limit_fails_the_topology_by_name() {
-    let rows = FROM_FILE
-        .replace("[sink.out]", "[operator.load]\nfrom = INPUT\nstate_max = \"1MiB\"\nKIND\n[sink.out]");
+    let rows = FROM_FILE.replace(
+        "[sink.out]",
+        "[operator.load]\nfrom = INPUT\nstate_max = \"1MiB\"\nKIND\n[sink.out]\naccept_changes = true",
+    );
     let rows = rows.replace("from = \"rows\"\n", "from = \"load\"\n");
     let key = "key = [\"device\"]\nselect = [\"count(*) AS n\"]\n";
     let kinds = [
@@ -246,6 +248,9 @@ fn a_state_that_outgrows_its_limit_fails_the_topology_by_name() {
         ("\"rows\"", format!("type = \"window\"\nwindow = {{ kind = \"tumbling\", size = \"1h\" }}\n{key}parallelism = 3\n")),
         ("\"rows\"", format!("type = \"window\"\nwindow = {{ kind = \"session\", gap = \"1h\" }}\n{key}")),
         ("\"rows\"", "type = \"changed\"\nkey = \"device\"\ncolumns = \"value\"\n".into()),
+        // One key, and what is kept of it grows.
+        ("\"rows\"", "type = \"aggregate\"\nselect = [\"count(DISTINCT device) AS n\"]\n".into()),
+        ("\"first\"", "type = \"aggregate\"\nselect = [\"median(value) AS middle\"]\n[operator.first]\ntype = \"dedup\"\nfrom = \"rows\"\nkey = [\"device\"]\nkeep = \"last\"\nttl = \"9d\"\n".into()),
         ("[\"rows\", \"again\"]", "type = \"join\"\non = \"rows.device = again.device\"\nmatch = { within = \"1h\" }\n[operator.again]\ntype = \"project\"\nfrom = \"rows\"\nselect = [\"*\"]\n".into()),
     ];
     let lines: String = (0..60_000)

@@ -185,6 +185,37 @@ mod tests {
         assert!(odd[0] == odd[1] && odd[2] == odd[3] && odd[0] != odd[2]);
     }
 
+    /// A key that a node takes when it runs alone is one for its copies too.
+    #[test]
+    fn every_type_has_a_hash() {
+        use arrow::array::new_null_array;
+        use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
+        let item = Arc::new(Field::new("item", DataType::Int64, true));
+        let types = [
+            DataType::Time32(TimeUnit::Second),
+            DataType::Time32(TimeUnit::Millisecond),
+            DataType::Time64(TimeUnit::Nanosecond),
+            DataType::Date64,
+            DataType::Duration(TimeUnit::Second),
+            DataType::Interval(IntervalUnit::DayTime),
+            DataType::Float16,
+            DataType::Decimal32(5, 2),
+            DataType::Decimal256(50, 2),
+            DataType::FixedSizeBinary(3),
+            DataType::BinaryView,
+            DataType::LargeUtf8,
+            DataType::Null,
+            DataType::List(Arc::clone(&item)),
+            DataType::Struct(vec![item].into()),
+            DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8)),
+        ];
+        for data_type in types {
+            let keys = new_null_array(&data_type, 2);
+            let shares = Copies(2).of(&[keys], 2);
+            assert!(shares.is_ok_and(|shares| shares[0] == shares[1]), "{data_type}");
+        }
+    }
+
     #[test]
     fn keys_of_several_columns_are_told_apart() {
         let pair = |a: &str, b: &str| -> u64 {

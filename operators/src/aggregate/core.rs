@@ -305,6 +305,10 @@ impl Ordered for Aggregate {
         Ok(vec![RecordBatch::try_new(self.saved_schema(), columns)?])
     }
 
+    fn bytes(&self) -> usize {
+        self.states.iter().map(|state| state.bytes()).sum()
+    }
+
     fn is_by_key(&self) -> bool {
         true
     }

@@ -63,6 +63,10 @@ impl Updating for Count {
         Ok(())
     }
 
+    fn bytes(&self) -> usize {
+        self.counts.capacity() * size_of::<i64>()
+    }
+
     fn empty(&mut self, groups: &[usize]) {
         for group in groups {
             self.counts.get_mut(*group).into_iter().for_each(|count| *count = 0);
@@ -108,6 +112,10 @@ impl<T: ArrowPrimitiveType> Updating for Sum<T> {
             }
         }
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.sums.capacity() * size_of::<T::Native>() + self.counts.capacity() * size_of::<i64>()
     }
 
     fn empty(&mut self, groups: &[usize]) {
@@ -205,6 +213,10 @@ impl Updating for Floats {
             sum.into_iter().for_each(|sum| sum.change(values.value(row), gives));
         }
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.sums.capacity() * size_of::<FloatSum>()
     }
 
     fn empty(&mut self, groups: &[usize]) {

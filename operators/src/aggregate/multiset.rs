@@ -149,6 +149,12 @@ impl Updating for Multiset {
         Ok(())
     }
 
+    fn bytes(&self) -> usize {
+        let value = |value: &[u8]| value.len() + size_of::<(Box<[u8]>, Entry)>();
+        let values = self.groups.iter().flat_map(Bag::keys).map(|bytes| value(bytes));
+        self.groups.capacity() * size_of::<Bag>() + values.sum::<usize>()
+    }
+
     fn empty(&mut self, groups: &[usize]) {
         for group in groups {
             self.groups.get_mut(*group).into_iter().for_each(Bag::clear);

@@ -42,6 +42,9 @@ pub(super) trait Updating: Send {
     /// What the aggregate is for these keys.
     fn results(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError>;
 
+    /// Memory of all keys, about.
+    fn bytes(&self) -> usize;
+
     /// Types of the columns of `read`.
     fn state_types(&self) -> Vec<DataType>;
 
@@ -96,6 +99,10 @@ impl Updating for Growing {
 
     fn results(&mut self, groups: &[usize]) -> Result<ArrayRef, OperatorError> {
         self.direct.results(groups)
+    }
+
+    fn bytes(&self) -> usize {
+        self.direct.bytes()
     }
 
     fn state_types(&self) -> Vec<DataType> {

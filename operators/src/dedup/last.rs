@@ -109,6 +109,10 @@ impl Ordered for Last {
         Ok(vec![RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?])
     }
 
+    fn bytes(&self) -> usize {
+        self.rows.bytes(|last| last.as_ref().map_or(0, |last| last.row.len()))
+    }
+
     fn is_by_key(&self) -> bool {
         true
     }

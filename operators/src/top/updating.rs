@@ -198,6 +198,12 @@ impl Ordered for Updating {
         Ok(vec![RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?])
     }
 
+    fn bytes(&self) -> usize {
+        let row =
+            |row: &Ranked| size_of::<Ranked>() + row.place.len() + row.row.bytes().map_or(0, <[u8]>::len);
+        self.best.bytes(|best| best.rows.iter().map(row).sum())
+    }
+
     fn is_by_key(&self) -> bool {
         true
     }

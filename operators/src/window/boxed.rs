@@ -13,10 +13,6 @@ use super::direct::Direct;
 use super::pane::failed;
 use crate::expression::AggregateColumn;
 
-/// What an accumulator takes, about; most say what they hold only when asked one
-/// by one.
-const ACCUMULATOR_BYTES: usize = 256;
-
 pub(super) struct Boxed {
     aggregate: AggregateColumn,
     /// Types of the state's columns.
@@ -134,7 +130,8 @@ impl Direct for Boxed {
     }
 
     fn bytes(&self) -> usize {
-        self.groups.len() * ACCUMULATOR_BYTES
+        let held: usize = self.groups.iter().flatten().map(|accumulator| accumulator.size()).sum();
+        self.groups.capacity() * size_of::<Option<Box<dyn Accumulator>>>() + held
     }
 
     /// An accumulator may give its state away with its result, so copies are asked.
